@@ -1,0 +1,308 @@
+"""Checkpoints of a run: asynchronous, atomic, verified.
+
+A checkpoint is one folder `<folder>/<step>` with two Orbax items, committed together by one rename:
+
+    state   the arrays
+    seal    JSON: shape, dtype and CRC-32 of every leaf as it was in memory, the metrics of the save, and a digest of
+            the seal itself
+
+The seal is there because Orbax restores a flipped bit as a wrong value without a word. It is computed before `save`
+returns, so the caller may donate the state to the next step at once.
+
+Reading never changes the folder: `evaluate` may look at a run that is being trained. Leftovers of a killed save are
+removed, and damaged checkpoints set aside as `<step>.corrupt`, by the first save after them.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging as python_logging
+import math
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import PreservationPolicy
+
+from cropjax.errors import UserError
+
+# Orbax logs every phase of a save, and tracebacks of what it raises anyway, through the logger that is also ours.
+python_logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be trusted; the message says what is wrong with it."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class _LatestTwoAndBest(PreservationPolicy):
+    """Orbax's own best-n policies count a save without metrics, or the latest, as one to delete."""
+
+    best: Callable[[list[int]], int | None]
+
+    def should_preserve(self, checkpoints, *, context):
+        steps = [info.step for info in checkpoints]
+        kept = {*steps[-2:], self.best(steps)}
+        return [step in kept for step in steps]
+
+
+class Checkpoints:
+    """The checkpoints in `folder`: the latest, the one before it to fall back to, and the best.
+
+    `best` names the metric whose largest finite value, among the saves that carry it, makes the best one; of equal
+    values the later wins. All processes of a run make the same calls.
+    """
+
+    def __init__(self, folder: str | Path, *, best: str):
+        self.folder = Path(folder)
+        self._best = best
+        self._scores: dict[int, float] = {}
+        self._damaged: set[int] = set()
+        self._ready_to_save = False
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is not a folder: move it away or choose another --workdir")
+        self._manager = ocp.CheckpointManager(
+            self.folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                save_root_metadata=False,
+                preservation_policy=_LatestTwoAndBest(best=self._best_of),
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """The committed steps, in increasing order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
+        """Starts to write `state`; what of it is needed is copied to the host before this returns.
+
+        `metrics` is None for a save without an evaluation. Waits for the save before this one; UserError if that one
+        or this one cannot be written, or if `step` is there already.
+        """
+        seal = _seal(state, metrics)
+        with self._saving():
+            self._prepare_to_save()
+            if step in self._manager.all_steps():
+                raise UserError(f"{self.folder / str(step)} exists already: delete it or choose another --workdir")
+            self._scores |= _score(step, seal, self._best)
+            items = ocp.args.Composite(state=ocp.args.StandardSave(state), seal=ocp.args.JsonSave(seal))
+            self._manager.save(step, args=items, force=True)
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk; UserError if it is not."""
+        with self._saving():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases Orbax's threads; UserError as in `wait`."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def restore(self, template: Any, step: int | Literal["latest", "best"] = "latest") -> tuple[int, Any] | None:
+        """The step and its state, or None if there is no checkpoint.
+
+        `template` is the state's tree with a `jax.ShapeDtypeStruct` that has a sharding at every leaf; the number of
+        devices may differ from that of the save. A damaged latest checkpoint is skipped with a warning for the one
+        before it; asked for by number or as the best, it is an error. UserError too for a step that is not there and
+        for a checkpoint of another network.
+        """
+        self.wait()
+        steps = self.steps()
+        if not steps:
+            return None
+        if step == "latest":
+            return self._restore_latest(steps, template)
+        if step == "best":
+            self._read_scores(steps)
+            step = self._best_of(steps)
+            if step is None:
+                raise UserError(
+                    f"{self.folder}: no checkpoint carries {self._best!r}, so there is no best one: "
+                    f"restore the latest, or train with evaluation (eval.every)"
+                )
+        if step not in steps:
+            raise UserError(f"{self.folder}: there is no step {step}; choose one of {steps}")
+        try:
+            return step, self._read(step, template)
+        except _Damaged as damage:
+            raise UserError(f"{self.folder / str(step)} is damaged ({damage}): choose another of {steps}") from None
+
+    def _restore_latest(self, steps, template):
+        damages = []
+        for step in reversed(steps):
+            try:
+                return step, self._read(step, template)
+            except _Damaged as damage:
+                logging.warning("%s is damaged (%s): trying the checkpoint before it", self.folder / str(step), damage)
+                damages.append(f"{step}: {damage}")
+                self._damaged.add(step)
+                self._ready_to_save = False
+        raise UserError(
+            f"{self.folder}: no good checkpoint ({'; '.join(damages)}): delete the folder or choose another --workdir"
+        )
+
+    def _read(self, step, template):
+        """The verified state of `step`; _Damaged on every process if it is on one."""
+        damage = state = None
+        try:
+            leaves = self._read_seal(step)["leaves"]
+            _same_network(self.folder / str(step), leaves, template)
+            with _damage("its arrays cannot be read"), _drained_event_loops():
+                state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))[
+                    "state"
+                ]
+            wrong = [name for name, leaf in _leaves(state).items() if leaf != leaves[name]]
+            if wrong:
+                raise _Damaged(f"the values of {_few(wrong)} are not those that were saved")
+        except _Damaged as error:
+            damage = error
+        if np.any(multihost_utils.process_allgather(np.array(damage is not None))):
+            raise damage or _Damaged("another process cannot read it")
+        return state
+
+    def _read_seal(self, step):
+        with _damage("its seal cannot be read"):
+            seal = self._manager.restore(step, args=ocp.args.Composite(seal=ocp.args.JsonRestore()))["seal"]
+            digest = seal.pop("digest")
+            if digest != _json_digest(seal):
+                raise ValueError("it does not match its own digest")
+        return seal
+
+    def _read_scores(self, steps):
+        for step in steps:
+            if step not in self._scores:
+                try:
+                    self._scores |= _score(step, self._read_seal(step), self._best)
+                except _Damaged as damage:
+                    logging.warning("%s cannot be the best: %s", self.folder / str(step), damage)
+
+    def _best_of(self, steps):
+        scored = [step for step in steps if step in self._scores]
+        return max(scored, key=lambda step: (self._scores[step], step), default=None)
+
+    def _prepare_to_save(self):
+        """Before the first save after opening or after a fall back: a clean folder, and every step's score."""
+        if self._ready_to_save:
+            return
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover)
+            for step in self._damaged:
+                aside = self.folder / f"{step}.corrupt"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+        multihost_utils.sync_global_devices("cropjax.checkpoint.prepare_to_save")
+        self._damaged.clear()
+        self._manager.reload()
+        self._read_scores(self.steps())
+        self._ready_to_save = True
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises a full disk as a ValueError
+            self._ready_to_save = False
+            raise UserError(
+                f"{self.folder}: a checkpoint cannot be saved ({_first_line(error)}): "
+                f"make room there or choose another --workdir"
+            ) from error
+
+
+def _seal(state, metrics):
+    seal = {
+        "leaves": _leaves(state),
+        "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+    }
+    return seal | {"digest": _json_digest(seal)}
+
+
+def _leaves(state) -> dict[str, list]:
+    """path -> [shape, dtype, CRC-32 of the bytes]. Leaves are replicated over processes, so each sees them whole."""
+    return {
+        name: [*_form(leaf), zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))]
+        for name, leaf in _by_name(jax.device_get(state))
+    }
+
+
+def _by_name(tree):
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in jax.tree.leaves_with_path(tree)
+    ]
+
+
+def _form(leaf):
+    return list(leaf.shape), np.dtype(leaf.dtype).name
+
+
+def _json_digest(tree) -> int:
+    return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
+
+
+def _score(step, seal, best) -> dict[int, float]:
+    value = seal["metrics"].get(best, math.nan)
+    return {step: value} if math.isfinite(value) else {}
+
+
+def _same_network(path, leaves, template):
+    saved = {name: f"{dtype}{shape}" for name, (shape, dtype, _) in leaves.items()}
+    wanted = {name: "{1}{0}".format(*_form(leaf)) for name, leaf in _by_name(template)}
+    differing = [
+        f"{name} is {saved.get(name, 'absent')} there and {wanted.get(name, 'absent')} here"
+        for name in sorted(saved.keys() | wanted.keys())
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise UserError(
+            f"{path} belongs to another network: {_few(differing)}: "
+            f"go back to the config of that run or choose another --workdir"
+        )
+
+
+def _few(names: list[str], limit: int = 3) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return "; ".join(names[:limit]) + more
+
+
+@contextlib.contextmanager
+def _damage(what) -> Iterator[None]:
+    """Whatever Orbax, tensorstore or json raise on bad bytes: the kinds are many and none is documented."""
+    try:
+        yield
+    except Exception as error:
+        raise _Damaged(f"{what}: {_first_line(error)}") from error
+
+
+class _DrainedEventLoop(asyncio.SelectorEventLoop):
+    def close(self):
+        pending = asyncio.all_tasks(self)
+        if pending:
+            self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        super().close()
+
+
+def _drained_event_loops():
+    """At the first array that it cannot read, Orbax closes its event loop under the other reads: they then fail in
+    threads of tensorstore and print pages of tracebacks. With these loops they end first."""
+    return mock.patch.object(asyncio, "new_event_loop", _DrainedEventLoop)
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__:  # Orbax wraps what tensorstore says in a page on how it asked
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,163 @@
+"""From records to batches.
+
+Training: shuffle (seed, epoch) -> repeat -> augment -> batch -> slice by process, a fixed infinite sequence. Its
+position is one integer, the step: resuming is starting at that step, and nothing of the iterator is ever saved.
+Example i and its augmentation depend on (seed, i) alone, so the sequence is the same on any number of processes,
+worker processes and threads. Evaluation: each record once, in batches of equal shapes.
+"""
+
+import collections
+import concurrent.futures
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+from absl import flags
+
+from cropjax.data import transforms
+from cropjax.data.labels import IGNORE
+from cropjax.errors import UserError
+
+_WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's RuntimeError begins
+
+
+class Source(Protocol):
+    """Records by index: {"image": uint8 [h, w, 3], "label": uint8 [h, w], "name": str}; see `sources`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict: ...
+
+
+def train_batches(
+    source: Source,
+    augment: Callable[[dict, np.random.Generator], dict],
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 4,
+) -> Iterator[dict]:
+    """This process's part of the global batches start_step, start_step + 1, ... without end.
+
+    `batch_size` is the global one. Process p has the p-th of `process_count` contiguous parts, so that the parts
+    one after the other are the global batch. Every epoch has each record once, and a batch may span two epochs.
+    `workers` = 0 reads in `threads` threads of this process; otherwise each worker process has as many threads
+    (and `source` and `augment` must be picklable).
+
+    Batches are what `augment` returns, stacked: {"image", "label", "size"}. A `UserError` of the source comes out
+    of `next`, whichever thread or process met it.
+    """
+    if batch_size % process_count:
+        raise UserError(f"batch_size: {batch_size} does not divide among {process_count} processes; make it a multiple")
+    # Grain shuffles epoch e with seed + e: without the hash, seed 0's second epoch would be seed 1's first.
+    shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    dataset = (
+        grain.MapDataset.source(source)
+        .shuffle(shuffle_seed)
+        .repeat()
+        .random_map(augment, seed=augment_seed)
+        .batch(batch_size // process_count)[process_index::process_count][start_step:]
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    )
+    if workers:
+        _check_main_is_guarded()
+        if not flags.FLAGS.is_parsed():  # grain reads its own flags; outside absl's app.run nobody parses them
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+    return _closing(iter(dataset))
+
+
+def _check_main_is_guarded() -> None:
+    # A worker is importing the main module, and that module starts workers.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError("data.workers: a script that uses workers must start under `if __name__ == '__main__':`")
+
+
+def _closing(iterator: Any) -> Iterator[dict]:
+    """The iterator's batches; its workers end with the generator, not when the garbage is collected."""
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if not str(error).startswith(_WORKER_DIED):
+            raise
+        raise UserError(
+            "data.workers: a worker process died, out of memory or in a script that does not start under "
+            "`if __name__ == '__main__':`; use fewer workers, or 0"
+        ) from error
+    finally:
+        iterator.close()
+
+
+def eval_batches(
+    source: Source,
+    *,
+    scale: tuple[int, int] | None = None,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict]:
+    """The records process_index, process_index + process_count, ... once each, in batches of equal shapes.
+
+    Yields {"image": uint8 [n, H, W, 3] fitted into (long, short) = `scale`, "label": uint8 [n, h, w] at its
+    original size, "names": list of str}, n = `batch_size` (of this process). A shape's last batch is filled up
+    with zero images and all-ignored labels, which have no name and which no metric counts.
+
+    Where all shapes are equal, every process yields the same number of batches: one with fewer records adds
+    batches of filling alone. Records of unequal shapes can give unequal numbers.
+    """
+    indices = range(process_index, len(source), process_count)
+    waiting: dict[tuple, list[dict]] = {}
+    yielded = 0
+    for record in _ahead(lambda index: _at_scale(source[index], scale), indices):
+        shapes = record["image"].shape, record["label"].shape
+        group = waiting.setdefault(shapes, [])
+        group.append(record)
+        if len(group) == batch_size:
+            yield _stack(group, shapes, batch_size)
+            yielded += 1
+            del waiting[shapes]
+    for shapes, group in waiting.items():
+        yield _stack(group, shapes, batch_size)
+        yielded += 1
+    batches_of_process_0 = -(-len(range(0, len(source), process_count)) // batch_size)
+    if yielded < batches_of_process_0:
+        record = _at_scale(source[0], scale)
+        shapes = record["image"].shape, record["label"].shape
+        for _ in range(batches_of_process_0 - yielded):
+            yield _stack([], shapes, batch_size)
+
+
+def _at_scale(record: dict, scale: tuple[int, int] | None) -> dict:
+    if scale is None:
+        return record
+    return record | {"image": transforms.resize_keep_ratio(record["image"], scale)}
+
+
+def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:
+    image_shape, label_shape = shapes
+    image = np.zeros((batch_size, *image_shape), np.uint8)
+    label = np.full((batch_size, *label_shape), IGNORE, np.uint8)
+    for i, record in enumerate(records):
+        image[i], label[i] = record["image"], record["label"]
+    return {"image": image, "label": label, "names": [record["name"] for record in records]}
+
+
+def _ahead(load: Callable[[int], dict], indices: Iterable[int], depth: int = 2) -> Iterator[dict]:
+    """load(i) for each i in order, `depth` of them at work while the consumer is."""
+    pool = concurrent.futures.ThreadPoolExecutor(depth, thread_name_prefix="eval-batches")
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+        for index in indices:
+            pending.append(pool.submit(load, index))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,9 @@
+"""The one exception for what a user can mend."""
+
+
+class UserError(Exception):
+    """A mistake in a command, a config, a file or a folder.
+
+    The message is one line that names the file or the config field and says how to mend it; the command line
+    prints it without a traceback and exits with status 2.
+    """

@@ -1,0 +1,107 @@
+"""A split and a network -> one confusion matrix for each test mode, and what it says.
+
+`python -m cropjax.evaluate --config configs/demo.py --workdir runs/demo [--checkpoint best]`
+"""
+
+import json
+from functools import partial
+
+import jax
+import numpy as np
+from absl import flags
+
+from cropjax import commandline
+from cropjax.checkpoint import Checkpoints
+from cropjax.config import build_model, build_optimizer, build_source, label_set
+from cropjax.data.pipeline import eval_batches
+from cropjax.errors import UserError
+from cropjax.inference import make_predict
+from cropjax.metrics import Scores, confusion_matrix
+from cropjax.panels import panel
+from cropjax.progress import Progress
+from cropjax.sharding import make_mesh, place_batch, replicated
+from cropjax.step import abstract_state, split_model
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
+
+
+def make_score(graph, config, mesh):
+    """The jitted `(weights, batch, mode) -> (confusion int32 [k,k], class ids uint8 [n,h,w])`."""
+    predict = make_predict(graph, config)
+    classes = label_set(config).num_classes
+
+    @partial(jax.jit, static_argnames="mode", out_shardings=replicated(mesh))
+    def score(weights, batch, mode):
+        ids = predict(weights, batch["image"], batch["label"].shape[1:], mode)
+        return confusion_matrix(ids, batch["label"], classes), ids
+
+    return score
+
+
+def evaluate(score, weights, source, config, mesh, *, panels=0):
+    """Scores `weights` on every record of `source` under every mode of `eval.modes`.
+
+    Returns:
+        {mode: Scores}, and for the first `panels` records {name: picture} of the first mode, uint8 [h,w',3].
+    """
+    labels, modes = label_set(config), config.eval.modes
+    devices, processes = mesh.shape["data"], jax.process_count()
+    batch_size = -(-config.eval.batch_size // devices) * devices  # filling changes no metric
+    batches = eval_batches(
+        source,
+        scale=tuple(config.data.scale),
+        batch_size=batch_size // processes,
+        process_index=jax.process_index(),
+        process_count=processes,
+    )
+    confusion = {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes}
+    pictures, done = {}, 0
+    with Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress:
+        for batch in batches:
+            placed = place_batch({k: batch[k] for k in ("image", "label")}, mesh)
+            for mode in modes:
+                matrix, ids = score(weights, placed, mode)
+                confusion[mode] += np.asarray(matrix)
+                if mode == modes[0]:
+                    for i, name in enumerate(batch["names"][: panels - len(pictures)]):
+                        pictures[name] = panel(batch["image"][i], batch["label"][i], np.asarray(ids[i]), labels)
+            done += len(batch["names"]) * processes
+            progress.update(min(done, len(source)))
+    return {mode: Scores.of(matrix) for mode, matrix in confusion.items()}, pictures
+
+
+def summarize(scores):
+    """{mode: Scores} -> {"whole/miou": ...}, the values that are logged and that `eval.best` names."""
+    return {f"{mode}/{name}": value for mode, s in scores.items() for name, value in s.summary.items()}
+
+
+def evaluate_run(config, workdir):
+    """The command: restores a checkpoint of the run, prints the tables and writes `<workdir>/evaluation.json`."""
+    mesh = make_mesh(**config.mesh)
+    source = build_source(config, "eval")
+    graph, weights = split_model(build_model(config))
+    direction, _ = build_optimizer(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
+    which = CHECKPOINT.value
+    if which not in ("best", "latest"):
+        if not which.isdecimal():
+            raise UserError(f"--checkpoint={which} is not best, latest or a step")
+        which = int(which)
+    restored = checkpoints.restore(abstract_state(weights, direction, mesh), which)
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
+    step, state = restored
+    scores, _ = evaluate(make_score(graph, config, mesh), state, source, config, mesh)
+    names = label_set(config).names
+    for mode, s in scores.items():
+        print(f"\n{workdir} step {step}, {config.data.eval_split} split, {len(source)} images, {mode}")
+        print(s.table(names))
+    report = {
+        mode: s.summary | {"iou": dict(zip(names, s.iou.tolist(), strict=True)), "confusion": s.confusion.tolist()}
+        for mode, s in scores.items()
+    }
+    (workdir / "evaluation.json").write_text(json.dumps({"step": step, **report}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    commandline.run(evaluate_run)

@@ -1,0 +1,82 @@
+"""From images of any size to full-size logits: the whole image at once, or a window that slides over it.
+
+Matches `mmseg/models/segmentors/encoder_decoder.py`. All functions run inside `jit`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cropjax.ops.normalize import normalize
+from cropjax.ops.resize import resize_bilinear
+from cropjax.step import merge_model
+
+
+def window_starts(size, window, stride):
+    """First positions of the windows along one axis, int array; the last window is shifted back inside."""
+    count = max(size - window + stride - 1, 0) // stride + 1
+    return np.minimum(np.arange(count) * stride, max(size - window, 0))
+
+
+def whole(forward, images):
+    """Logits [n,h,w,k] of normalised `images` [n,h,w,3]; `forward` gives logits at its input's size."""
+    return forward(images)
+
+
+def slide(forward, images, *, window, stride):
+    """Logits [n,h,w,k]: those of all windows added up and divided by how many windows saw the pixel.
+
+    An image smaller than the `window` (height, width) is seen in one window of its own size.
+    """
+    n, h, w, _ = images.shape
+    rows, columns = min(window[0], h), min(window[1], w)
+    starts = np.stack(
+        np.meshgrid(
+            window_starts(h, window[0], stride[0]), window_starts(w, window[1], stride[1]), indexing="ij"
+        ),
+        -1,
+    ).reshape(-1, 2)
+    seen = np.zeros((1, h, w, 1))
+    for y, x in starts:
+        seen[:, y : y + rows, x : x + columns] += 1
+    if len(starts) == 1:
+        return forward(images)
+
+    def add(total, start):
+        y, x = start
+        logits = forward(lax.dynamic_slice(images, (0, y, x, 0), (n, rows, columns, 3)))
+        corner = (0, y, x, 0)
+        patch = lax.dynamic_slice(total, corner, logits.shape)
+        return lax.dynamic_update_slice(total, patch + logits, corner), None
+
+    logits = jax.eval_shape(forward, images)
+    total, _ = lax.scan(add, jnp.zeros(logits.shape, logits.dtype), jnp.asarray(starts))
+    return total / jnp.asarray(seen, total.dtype)
+
+
+def make_predict(graph, config):
+    """`predict(weights, images, size, mode)` -> class ids uint8 [n,*size] of uint8 `images` [n,h,w,3].
+
+    The logits of `mode`, "whole" or "slide", are resized to `size` (height, width) before the largest is taken.
+    `size` and `mode` must be static where this is jitted.
+    """
+    align_corners = config.model.align_corners
+
+    def predict(weights, images, size, mode):
+        model = merge_model(graph, weights)
+
+        def forward(x):
+            logits = model(x).logits
+            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+            return resize_bilinear(logits, x.shape[1:3], align_corners=align_corners)
+
+        x = normalize(images, dtype=jnp.dtype(config.train.dtype))
+        if mode == "slide":
+            logits = slide(forward, x, window=tuple(config.eval.window), stride=tuple(config.eval.stride))
+        else:
+            logits = whole(forward, x)
+        logits = resize_bilinear(logits, size, align_corners=align_corners)
+        return jnp.argmax(logits, -1).astype(jnp.uint8)
+
+    return predict

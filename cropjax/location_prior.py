@@ -1,0 +1,36 @@
+"""The score of a predictor that knows where in the picture a class usually is, and never looks at the picture."""
+
+import numpy as np
+
+from cropjax.data.labels import IGNORE
+from cropjax.metrics import Scores
+
+
+def count_classes(source, num_classes, grid, progress):
+    """How often each class falls into each of `grid` (rows, columns) cells of the image, int64 [rows,columns,k]."""
+    counts = np.zeros((*grid, num_classes), np.int64)
+    for i in range(len(source)):
+        label = source[i]["label"]
+        cells, valid = _cells(label.shape, grid), label != IGNORE
+        np.add.at(counts.reshape(-1, num_classes), (cells[valid], label[valid]), 1)
+        progress.update(i + 1)
+    return counts
+
+
+def location_prior(train, test, num_classes, *, grid=(64, 128), progress):
+    """`Scores` on the source `test` of predicting, in each cell, the class that is commonest there in `train`."""
+    counts = count_classes(train, num_classes, grid, progress)
+    commonest = counts.argmax(-1).ravel()
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    for i in range(len(test)):
+        label = test[i]["label"]
+        valid = label != IGNORE
+        predicted = commonest[_cells(label.shape, grid)]
+        np.add.at(confusion, (label[valid], predicted[valid]), 1)
+    return Scores.of(confusion)
+
+
+def _cells(size, grid):
+    """Index of the cell of every pixel, int [h,w]."""
+    (h, w), (rows, columns) = size, grid
+    return (np.arange(h) * rows // h)[:, None] * columns + np.arange(w) * columns // w

@@ -1,0 +1,1 @@
+"""The networks: backbones, heads and the segmentor that joins them. Inputs are normalised NHWC images."""

@@ -1,0 +1,177 @@
+"""The layers that every network is made of.
+
+Modules draw their weights from a NumPy generator, `rng`, when they are built: no compilation, the same numbers on any
+device. They compute in the type of their input; parameters are float32 and cast where they are used. `train` is an
+argument of the call, and so is the random `key` that dropout needs.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cropjax.errors import UserError
+from cropjax.ops.conv import conv, depthwise_conv
+
+
+def kaiming_normal(rng, shape):
+    """N(0, 2 / fan_out), torch's `kaiming_normal_(mode="fan_out", nonlinearity="relu")`.
+
+    `shape` is [kh,kw,i,o], or [kh,kw,c] of a depthwise kernel, where torch's fan_out is kh kw c as well.
+    """
+    fan_out = shape[0] * shape[1] * shape[-1]
+    return normal(rng, shape, np.sqrt(2 / fan_out))
+
+
+def normal(rng, shape, std):
+    return rng.standard_normal(shape, np.float32) * np.float32(std)
+
+
+class Conv(nnx.Module):
+    """Dense convolution: kernel [k,k,i,o], optional bias [o]. `padding` defaults to what keeps the size at stride 1."""
+
+    def __init__(self, i, o, k, *, rng, stride=1, dilation=1, padding=None, padding_mode="zeros", bias=False, std=None):
+        shape = (k, k, i, o)
+        self.kernel = nnx.Param(kaiming_normal(rng, shape) if std is None else normal(rng, shape, std))
+        self.bias = nnx.Param(np.zeros(o, np.float32)) if bias else None
+        self.stride, self.dilation, self.padding_mode = stride, dilation, padding_mode
+        self.padding = dilation * (k // 2) if padding is None else padding
+
+    def __call__(self, x):
+        y = conv(
+            x,
+            self.kernel[...],
+            stride=self.stride,
+            dilation=self.dilation,
+            padding=self.padding,
+            padding_mode=self.padding_mode,
+        )
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+class DepthwiseConv(nnx.Module):
+    """Depthwise convolution of stride 1 that keeps the size: kernel [k,k,c], no bias."""
+
+    def __init__(self, c, k, *, rng, dilation=1, padding_mode="zeros"):
+        self.kernel = nnx.Param(kaiming_normal(rng, (k, k, c)))
+        self.dilation, self.padding_mode = dilation, padding_mode
+
+    def __call__(self, x):
+        reach = self.dilation * (self.kernel.shape[0] // 2)
+        return depthwise_conv(
+            x,
+            self.kernel[...],
+            dilation=self.dilation,
+            padding=(reach, reach),
+            padding_mode=self.padding_mode,
+        )
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over `groups` contiguous groups of the global batch (1 = SyncBN, on any number of devices).
+
+    In training each group is normalised by its own mean and biased variance, found in two passes; the running mean
+    moves to the mean of the groups' means and the running variance to the mean of their *unbiased* variances, as
+    torch's do. `momentum` is the weight of the old value (torch's 0.1 is 0.9 here). Statistics are float32 or better.
+
+    Raises:
+        UserError: in training, when a group has one value a channel, or `groups` does not divide the batch.
+    """
+
+    def __init__(self, c, *, groups=1, momentum=0.9, eps=1e-5, scale=1.0):
+        self.scale = nnx.Param(np.full(c, scale, np.float32))
+        self.bias = nnx.Param(np.zeros(c, np.float32))
+        self.mean = nnx.BatchStat(np.zeros(c, np.float32))
+        self.var = nnx.BatchStat(np.ones(c, np.float32))
+        self.groups, self.momentum, self.eps = groups, momentum, eps
+        self.name = "BatchNorm"
+
+    def __call__(self, x, train):
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        y = x.astype(dtype)
+        if train:
+            n, h, w, c = y.shape
+            y = y.reshape(self._groups(n), -1, h, w, c)
+            count = self._values(y)
+            mean = y.mean((1, 2, 3), keepdims=True)
+            y = y - mean
+            var = jnp.square(y).mean((1, 2, 3), keepdims=True)
+            self._track(mean.mean(0).ravel(), var.mean(0).ravel() * (count / (count - 1)))
+        else:
+            y = y - self.mean[...].astype(dtype)
+            var = self.var[...].astype(dtype)
+        y = y * jax.lax.rsqrt(var + self.eps) * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)
+        return y.reshape(x.shape).astype(x.dtype)
+
+    def _groups(self, n):
+        if n % self.groups:
+            raise UserError(
+                f"model.norm.groups = {self.groups} does not divide the batch of {n} images: "
+                "set it to a divisor of train.batch_size"
+            )
+        return self.groups
+
+    def _values(self, y):
+        _, n, h, w, _ = y.shape
+        if n * h * w == 1:
+            raise UserError(
+                f"{self.name}: BatchNorm has one value a channel in training ({n} image of {h}x{w} in each of "
+                f"{self.groups} groups): raise train.batch_size, lower model.norm.groups, or switch off the norm of the "
+                "pooled branches with --config.model.head.pool_norm=False"
+            )
+        return n * h * w
+
+    def _track(self, mean, var):
+        for stat, new in ((self.mean, mean), (self.var, var)):
+            old = stat[...]
+            stat[...] = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new).astype(old.dtype)
+
+
+class ConvNorm(nnx.Module):
+    """Convolution, normalisation, ReLU: upstream's ConvModule. Without a norm the convolution has a bias."""
+
+    def __init__(self, i, o, k, *, rng, norm, relu=True, scale=1.0, **conv_args):
+        self.conv = Conv(i, o, k, rng=rng, bias=norm is None, **conv_args)
+        self.norm = norm(o, scale=scale) if norm else None
+        self.relu = relu
+
+    def __call__(self, x, train):
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x, train)
+        return jax.nn.relu(x) if self.relu else x
+
+
+class SeparableConvNorm(nnx.Module):
+    """Depthwise 3x3, norm, ReLU, then 1x1, norm, ReLU: upstream's DepthwiseSeparableConvModule."""
+
+    def __init__(self, i, o, *, rng, norm, dilation=1, padding_mode="zeros"):
+        self.depthwise = DepthwiseConv(i, 3, rng=rng, dilation=dilation, padding_mode=padding_mode)
+        self.depthwise_norm = norm(i)
+        self.pointwise = ConvNorm(i, o, 1, rng=rng, norm=norm)
+
+    def __call__(self, x, train):
+        x = jax.nn.relu(self.depthwise_norm(self.depthwise(x), train))
+        return self.pointwise(x, train)
+
+
+class Classifier(nnx.Module):
+    """Dropout of whole channels (torch's Dropout2d), then a 1x1 convolution to the classes, N(0, 0.01)."""
+
+    def __init__(self, i, num_classes, *, rng, dropout):
+        self.conv = Conv(i, num_classes, 1, rng=rng, bias=True, std=0.01)
+        self.dropout = dropout
+
+    def __call__(self, x, train, key):
+        if train and self.dropout:
+            n, _, _, c = x.shape
+            keep = jax.random.bernoulli(key, 1 - self.dropout, (n, 1, 1, c))
+            x = jnp.where(keep, x / (1 - self.dropout), 0)
+        return self.conv(x)
+
+
+def name_norms(net):
+    """Gives every BatchNorm in `net` its path as a name, for messages."""
+    for path, module in nnx.iter_modules(net):
+        if isinstance(module, BatchNorm):
+            module.name = ".".join(map(str, path))

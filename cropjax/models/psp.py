@@ -1,0 +1,39 @@
+"""Pyramid pooling (Zhao et al. 2017; `mmseg/models/decode_heads/psp_head.py`)."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from cropjax.models.layers import Classifier, ConvNorm
+from cropjax.ops.pool import adaptive_average_pool
+from cropjax.ops.resize import resize_bilinear
+
+
+class PSPHead(nnx.Module):
+    """The last feature map [n,h,w,i] -> logits [n,h,w,num_classes].
+
+    The map is averaged over s x s cells for each s of `pool_scales`, projected to `channels`, resized back and
+    concatenated behind it. `pool_norm=False` gives the pooled branches a bias in place of BatchNorm.
+    """
+
+    def __init__(
+        self, in_channels, num_classes, *, rng, norm, align_corners, channels=512, pool_scales=(1, 2, 3, 6),
+        pool_norm=True, dropout=0.1, padding_mode="zeros",
+    ):  # fmt: skip
+        i = in_channels[-1]
+        branch_norm = norm if pool_norm else None
+        self.pools = nnx.List(ConvNorm(i, channels, 1, rng=rng, norm=branch_norm) for _ in range(len(pool_scales)))
+        self.bottleneck = ConvNorm(
+            i + len(pool_scales) * channels, channels, 3, rng=rng, norm=norm, padding_mode=padding_mode
+        )
+        self.classifier = Classifier(channels, num_classes, rng=rng, dropout=dropout)
+        self.pool_scales, self.align_corners = tuple(pool_scales), align_corners
+
+    def __call__(self, maps, train, key):
+        x = maps[-1]
+        _, h, w, _ = x.shape
+        pyramid = [x]
+        for scale, pool in zip(self.pool_scales, self.pools, strict=True):
+            pooled = pool(adaptive_average_pool(x, scale), train)
+            pyramid.append(resize_bilinear(pooled, (h, w), align_corners=self.align_corners))
+        x = self.bottleneck(jnp.concatenate(pyramid, -1), train)
+        return self.classifier(x, train, key)

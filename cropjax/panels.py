@@ -1,0 +1,55 @@
+"""Pictures of what a network sees: image, label and prediction side by side."""
+
+import numpy as np
+
+from cropjax.data.labels import IGNORE, LabelSet
+
+GAP = 4  # pixels between pictures
+BACKGROUND = 128  # grey of the gaps; black is taken by ignored pixels
+
+
+def panel(image, label, prediction, labels: LabelSet) -> np.ndarray:
+    """Image, label and prediction side by side: uint8 [h, 3 * w + 2 * GAP, 3].
+
+    Args:
+      image: uint8 [h, w, 3] RGB.
+      label: [h, w] train ids; ignored pixels are black.
+      prediction: [h, w] train ids; dimmed where the label is ignored, for those pixels do not count.
+      labels: the classes, of which the palette is used.
+
+    Raises:
+      ValueError: the shapes differ, or an id is neither a class nor 255.
+    """
+    if not image.shape == (*label.shape, 3) == (*prediction.shape, 3):
+        raise ValueError(
+            f"image {image.shape}, label {label.shape} and prediction {prediction.shape} do not show the same pixels"
+        )
+    predicted = _colour(prediction, labels)
+    predicted = np.where((label == IGNORE)[..., None], predicted // 3, predicted)
+    gap = np.full((len(image), GAP, 3), BACKGROUND, np.uint8)
+    return np.concatenate([image, gap, _colour(label, labels), gap, predicted], axis=1)
+
+
+def contact_sheet(panels) -> np.ndarray:
+    """Panels one below the other, uint8 [height, width of the widest, 3]; narrower ones are filled up with grey."""
+    width = max(panel.shape[1] for panel in panels)
+    height = sum(panel.shape[0] + GAP for panel in panels) - GAP
+    sheet = np.full((height, width, 3), BACKGROUND, np.uint8)
+    top = 0
+    for panel in panels:
+        h, w, _ = panel.shape
+        sheet[top : top + h, :w] = panel
+        top += h + GAP
+    return sheet
+
+
+def _colour(ids, labels):
+    """[h, w] train ids -> uint8 [h, w, 3]."""
+    ids = np.asarray(ids)
+    if unknown := set(np.unique(ids).tolist()) - {*range(labels.num_classes), IGNORE}:
+        raise ValueError(
+            f"ids {sorted(unknown)} are neither one of the {labels.num_classes} classes nor {IGNORE} (ignore)"
+        )
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: labels.num_classes] = labels.palette
+    return palette[ids]

@@ -1,0 +1,193 @@
+"""The training loop, read from top to bottom in the order in which it happens."""
+
+import time
+
+import jax
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+
+from cropjax import workdir as run_folder
+from cropjax.checkpoint import Checkpoints
+from cropjax.config import build_augment, build_model, build_optimizer, build_source, label_set
+from cropjax.convert import load_torch_state
+from cropjax.data.pipeline import train_batches
+from cropjax.errors import UserError
+from cropjax.evaluate import evaluate, make_score, summarize
+from cropjax.location_prior import location_prior
+from cropjax.panels import contact_sheet
+from cropjax.progress import Progress
+from cropjax.sharding import make_mesh, place_batch
+from cropjax.step import TrainMetrics, abstract_state, create_state, make_train_step, split_model
+from cropjax.weights import read_weights
+from cropjax.writers import create_writer
+
+
+class NotFiniteError(UserError):
+    """A loss or a norm became nan or infinite."""
+
+
+def itstime(step, every, total):
+    """Whether something that happens `every` so many steps, and after the last one, is due after `step` steps."""
+    return step % every == 0 or step == total
+
+
+def initial_weights(weights, config):
+    """`weights` as drawn, or as the file `init_from` has them."""
+    if not config.init_from:
+        return weights
+    loaded = load_torch_state(
+        weights, read_weights(config.init_from), source=config.init_from, parts=tuple(config.init_parts)
+    )
+    return loaded
+
+
+def train(config, workdir):
+    """Trains the configured network in `workdir`, evaluates it, and resumes if the folder has a checkpoint.
+
+    Returns the scores of the last evaluation, {mode: Scores}. Raises `UserError` for what the user can mend, and
+    `NotFiniteError` with the range of steps in which a loss became nan or infinite.
+    """
+    total = config.train.steps
+    began = time.monotonic()
+
+    # ------------------------------------------------------------------------------------ devices and run folder
+    mesh = make_mesh(**config.mesh)
+    devices = mesh.shape["data"]
+    if config.train.batch_size % devices:
+        raise UserError(
+            f"train.batch_size = {config.train.batch_size} does not divide among the {devices} devices of mesh.data: "
+            f"make it a multiple of {devices}, or set mesh.data"
+        )
+    first_process = jax.process_index() == 0
+    labels = label_set(config)
+
+    def say(text):
+        if first_process:
+            print(text, flush=True)
+
+    # ----------------------------------------------------------------------------------------------------- data
+    train_source, eval_source = build_source(config, "train"), build_source(config, "eval")
+
+    # ------------------------------------------------------------------- network, optimiser; resume or start afresh
+    graph, weights = split_model(build_model(config))
+    direction, schedule = build_optimizer(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
+    run_folder.prepare(workdir, config)
+    restored = checkpoints.restore(abstract_state(weights, direction, mesh))
+    if restored:
+        start, state = restored
+        say(f"{workdir}: resuming after step {start}")
+    else:
+        start, state = 0, create_state(initial_weights(weights, config), direction, mesh)
+    if start >= total:
+        say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
+        return None
+    writer = create_writer(workdir, first_step=start, enabled=first_process)
+    if start == 0:
+        writer.write_hparams(config.to_dict())
+        writer.write_texts(0, {"parameters": f"```\n{parameter_overview.get_parameter_overview(weights['params'])}\n```"})
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
+    say(
+        f"{config.model.name}, {count / 1e6:.3f} M parameters, {jax.device_count()} {jax.devices()[0].device_kind} "
+        f"device(s); {len(train_source)} images to train on, {len(eval_source)} to evaluate"
+    )
+
+    # --------------------------------------------------------------------------------------------- jitted functions
+    train_step = make_train_step(graph, direction, schedule, config, mesh)
+    merge = jax.jit(TrainMetrics.merge)
+    score = make_score(graph, config, mesh)
+
+    # -------------------------------------------------------------------------------------------------------- prior
+    if config.eval.location_prior:
+        with Progress(len(train_source), unit="image", label="location prior", enabled=first_process) as progress:
+            prior = location_prior(train_source, eval_source, labels.num_classes, progress=progress)
+        say(f"location prior: mIoU {100 * prior.summary['miou']:.2f}")
+        writer.write_scalars(start, {"eval/location_prior/miou": prior.summary["miou"]})
+
+    # --------------------------------------------------------------------------------------------------------- loop
+    batches = train_batches(
+        train_source,
+        build_augment(config),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+        threads=config.data.threads,
+    )
+    scores, window, window_start, window_time = None, None, start, 0.0
+    progress = Progress(total, start, enabled=first_process)
+
+    def flush(step):
+        """Fetches the averages since the last call and checks them; nothing not finite gets past this."""
+        nonlocal window, window_start
+        values = {name: float(value) for name, value in window.compute().items()}
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        if bad:
+            raise NotFiniteError(
+                f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step}; the last good "
+                f"checkpoint is kept: lower optim.lr or look at the data"
+            )
+        window, window_start = None, step
+        return values
+
+    # The order is a contract: step, log, evaluate, save. A checkpoint of step s holds the state after s steps, and the
+    # data go on from there.
+    try:
+        with progress:
+            for step in range(start + 1, total + 1):
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, report = train_step(state, place_batch(next(batches), mesh))
+                window = report if window is None else merge(window, report)
+                if step == start + 1:
+                    jax.block_until_ready(window)
+                    say(f"first step after {time.monotonic() - began:.1f} s")
+                    window_time = progress.elapsed
+                progress.update(step)
+
+                logs = itstime(step, config.train.log_every, total)
+                evaluates = itstime(step, config.eval.every, total)
+                saves = evaluates or itstime(step, config.train.checkpoint_every, total)
+
+                if logs or saves:
+                    steps = step - max(window_start, start + 1)
+                    values = flush(step)
+                    seconds, window_time = progress.elapsed - window_time, progress.elapsed
+                    if steps:
+                        values["images_per_second"] = steps * config.train.batch_size / seconds
+                    writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
+                    progress.line(loss=values["loss"], lr=values["lr"])
+
+                results = None
+                if evaluates:
+                    with progress.pause():
+                        scores, pictures = evaluate(
+                            score, state, eval_source, config, mesh, panels=config.eval.panels
+                        )
+                        results = summarize(scores)
+                        per_class = {
+                            f"{mode}/iou/{name}": value
+                            for mode, s in scores.items()
+                            for name, value in zip(labels.names, s.iou, strict=True)
+                        }
+                        writer.write_scalars(step, {f"eval/{k}": v for k, v in (results | per_class).items()})
+                        if pictures:
+                            writer.write_images(step, {"eval/panels": contact_sheet(list(pictures.values()))[None]})
+                        say(f"step {step}: " + "  ".join(f"{k} {100 * v:.2f}" for k, v in results.items()))
+
+                if saves:
+                    with progress.pause():
+                        checkpoints.save(step, state, results)
+                        writer.flush()
+    finally:
+        batches.close()
+        writer.close()
+        checkpoints.close()
+
+    for mode, s in scores.items():
+        say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
+    if config.eval.location_prior:
+        say(f"location prior mIoU {100 * prior.summary['miou']:.2f}, network {100 * results[config.eval.best]:.2f}")
+    return scores

@@ -1,6 +1,6 @@
 """A small DeepLabV3+ on drawn street scenes: a few minutes on two CPU cores, no data set needed.
 
-    python -m cropjax.main --config configs/demo.py
+python -m cropjax.main --config configs/demo.py
 """
 
 from cropjax.config import defaults
@@ -20,5 +20,5 @@ def get_config():
 
     config.optim.update(lr=0.05, min_lr=1e-4)
     config.train.update(steps=600, batch_size=8, log_every=50, checkpoint_every=200)
-    config.eval.update(every=300, batch_size=10, location_prior=True)
+    config.eval.update(every=300, batch_size=10, location_prior=300)
     return config

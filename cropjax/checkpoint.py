@@ -19,6 +19,7 @@ import dataclasses
 import json
 import logging as python_logging
 import math
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -219,7 +220,7 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises a full disk as a ValueError
             self._ready_to_save = False
             raise UserError(
-                f"{self.folder}: a checkpoint cannot be saved ({_first_line(error)}): "
+                f"{self.folder}: a checkpoint cannot be saved ({_reason(error)}): "
                 f"make room there or choose another --workdir"
             ) from error
 
@@ -285,7 +286,7 @@ def _damage(what) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise _Damaged(f"{what}: {_first_line(error)}") from error
+        raise _Damaged(f"{what}: {_reason(error)}") from error
 
 
 class _DrainedEventLoop(asyncio.SelectorEventLoop):
@@ -302,7 +303,10 @@ def _drained_event_loops():
     return mock.patch.object(asyncio, "new_event_loop", _DrainedEventLoop)
 
 
-def _first_line(error: BaseException) -> str:
-    while error.__cause__:  # Orbax wraps what tensorstore says in a page on how it asked
+def _reason(error: BaseException) -> str:
+    """One line. Orbax wraps what tensorstore says in a page on how it asked; tensorstore begins with its own layers,
+    ends with the reason, and appends annotations like [os_error_code='28']."""
+    while error.__cause__:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    line = re.sub(r" \[\w+=.*", "", (str(error).strip() or type(error).__name__).splitlines()[0])
+    return line if len(line) <= 160 else "..." + line[-160:]

@@ -3,6 +3,7 @@
 A user's mistake ends in one line and exit status 2, never in a traceback.
 """
 
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -32,29 +33,41 @@ def _guarded(function, *args):
 
 def _parse(argv):
     try:
-        rest = flags.FLAGS(argv, known_only=False)
-    except flags.Error as error:
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise UserError("--config is missing: name a file, for example --config configs/demo.py")
+        CONFIG.value.keys()  # a file that could not be read says so only now
+    except (UserError, flags.Error) as error:
         raise UserError(_one_line(error)) from error
-    except FileNotFoundError as error:
-        raise UserError(f"--config: there is no file {error.filename}; configs/ has the ones that come with us") from error
+    except OSError as error:
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+        raise UserError(f"--config: cannot read {name}; the files that come with us are in configs/") from error
     except Exception as error:  # the config file is Python: whatever it raises is the user's to see
         raise UserError(f"--config: {_where(error)}{_one_line(error)}") from error
-    if CONFIG.value is None:
-        raise UserError("--config is missing: name a file, for example --config configs/demo.py")
     if len(rest) > 1:
         raise UserError(f"cannot use {' '.join(rest[1:])}: options begin with --, overrides are --config.field=value")
     return rest
 
 
 def _start(command):
-    from cropjax.config import validate  # imports JAX: not before the flags are known to be good
+    import jax  # slow: not before the flags are known to be good
+
+    from cropjax.config import validate
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    command(validate(CONFIG.value), Path(WORKDIR.value or Path("runs", name)))
+    workdir = Path(WORKDIR.value or Path("runs", name))
+    if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
+        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute().parent / ".xla-cache"))
+    command(validate(CONFIG.value), workdir)
 
 
 def _one_line(error):
-    return " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
+    text = str(error.args[0]) if error.args else type(error).__name__
+    meant = re.search(r'Did you mean \\?"(\w+)', text)
+    unknown = re.search(r"""["'](\w+)\\?["']""", text)
+    if isinstance(error, AttributeError | KeyError) and unknown:
+        return f"there is no field {unknown[1]!r}" + (f"; did you mean {meant[1]!r}?" if meant else "")
+    return " ".join(text.split())
 
 
 def _where(error):

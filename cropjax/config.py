@@ -87,10 +87,10 @@ def defaults(network):
     ev.batch_size = 1
     ev.best = "whole/miou"
     ev.panels = 4
-    ev.location_prior = False  # also score each position's commonest class
+    ev.location_prior = 0  # also score each position's commonest class, counted in so many training images
 
     config.mesh = dict(data=-1, space=1)
-    return config
+    return config.lock()  # an unknown field is an error
 
 
 def validate(config):
@@ -117,7 +117,11 @@ def validate(config):
     at_least += [("loss.auxiliary_weight", c.loss.auxiliary_weight, 0), ("data.workers", c.data.workers, 0)]
     at_least += [(f"train.{k}", c.train[k], 1) for k in ("steps", "batch_size", "log_every", "checkpoint_every")]
     at_least += [("eval.every", c.eval.every, 1), ("eval.batch_size", c.eval.batch_size, 1)]
-    at_least += [("eval.panels", c.eval.panels, 0), ("data.threads", c.data.threads, 1)]
+    at_least += [
+        ("eval.location_prior", c.eval.location_prior, 0),
+        ("eval.panels", c.eval.panels, 0),
+        ("data.threads", c.data.threads, 1),
+    ]
     at_least += [("model.norm.groups", c.model.norm.groups, 1), ("model.backbone.width", c.model.backbone.width, 2)]
     at_least += [("model.head.channels", c.model.head.channels, 1)]
     rates = "pool_scales" if c.model.name == "pspnet" else "dilations"

@@ -6,6 +6,7 @@
 import json
 from functools import partial
 
+import cv2
 import jax
 import numpy as np
 from absl import flags
@@ -14,6 +15,7 @@ from cropjax import commandline
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_model, build_optimizer, build_source, label_set
 from cropjax.data.pipeline import eval_batches
+from cropjax.data.transforms import resize
 from cropjax.errors import UserError
 from cropjax.inference import make_predict
 from cropjax.metrics import Scores, confusion_matrix
@@ -64,7 +66,9 @@ def evaluate(score, weights, source, config, mesh, *, panels=0):
                 confusion[mode] += np.asarray(matrix)
                 if mode == modes[0]:
                     for i, name in enumerate(batch["names"][: panels - len(pictures)]):
-                        pictures[name] = panel(batch["image"][i], batch["label"][i], np.asarray(ids[i]), labels)
+                        label = batch["label"][i]
+                        image = resize(batch["image"][i], label.shape, cv2.INTER_LINEAR)
+                        pictures[name] = panel(image, label, np.asarray(ids[i]), labels)
             done += len(batch["names"]) * processes
             progress.update(min(done, len(source)))
     return {mode: Scores.of(matrix) for mode, matrix in confusion.items()}, pictures

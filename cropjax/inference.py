@@ -32,9 +32,7 @@ def slide(forward, images, *, window, stride):
     n, h, w, _ = images.shape
     rows, columns = min(window[0], h), min(window[1], w)
     starts = np.stack(
-        np.meshgrid(
-            window_starts(h, window[0], stride[0]), window_starts(w, window[1], stride[1]), indexing="ij"
-        ),
+        np.meshgrid(window_starts(h, window[0], stride[0]), window_starts(w, window[1], stride[1]), indexing="ij"),
         -1,
     ).reshape(-1, 2)
     seen = np.zeros((1, h, w, 1))

@@ -6,10 +6,13 @@ from cropjax.data.labels import IGNORE
 from cropjax.metrics import Scores
 
 
-def count_classes(source, num_classes, grid, progress):
-    """How often each class falls into each of `grid` (rows, columns) cells of the image, int64 [rows,columns,k]."""
+def count_classes(source, num_classes, *, count, grid, progress):
+    """How often each class falls into each of `grid` (rows, columns) cells of the first `count` records' images.
+
+    Returns int64 [rows,columns,k].
+    """
     counts = np.zeros((*grid, num_classes), np.int64)
-    for i in range(len(source)):
+    for i in range(count):
         label = source[i]["label"]
         cells, valid = _cells(label.shape, grid), label != IGNORE
         np.add.at(counts.reshape(-1, num_classes), (cells[valid], label[valid]), 1)
@@ -17,9 +20,12 @@ def count_classes(source, num_classes, grid, progress):
     return counts
 
 
-def location_prior(train, test, num_classes, *, grid=(64, 128), progress):
-    """`Scores` on the source `test` of predicting, in each cell, the class that is commonest there in `train`."""
-    counts = count_classes(train, num_classes, grid, progress)
+def location_prior(train, test, num_classes, *, count, progress, grid=(64, 128)):
+    """`Scores` on the source `test` of predicting, in each cell, the class that is commonest there.
+
+    Commonest in the first `count` records of the source `train`.
+    """
+    counts = count_classes(train, num_classes, count=count, grid=grid, progress=progress)
     commonest = counts.argmax(-1).ravel()
     confusion = np.zeros((num_classes, num_classes), np.int64)
     for i in range(len(test)):

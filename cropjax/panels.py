@@ -5,7 +5,7 @@ import numpy as np
 from cropjax.data.labels import IGNORE, LabelSet
 
 GAP = 4  # pixels between pictures
-BACKGROUND = 128  # grey of the gaps; black is taken by ignored pixels
+BACKGROUND = 255  # white gaps: black is an ignored pixel, grey the sky of CamVid
 
 
 def panel(image, label, prediction, labels: LabelSet) -> np.ndarray:
@@ -31,7 +31,7 @@ def panel(image, label, prediction, labels: LabelSet) -> np.ndarray:
 
 
 def contact_sheet(panels) -> np.ndarray:
-    """Panels one below the other, uint8 [height, width of the widest, 3]; narrower ones are filled up with grey."""
+    """Panels one below the other, uint8 [height, width of the widest, 3]; narrower ones are filled up with white."""
     width = max(panel.shape[1] for panel in panels)
     height = sum(panel.shape[0] + GAP for panel in panels) - GAP
     sheet = np.full((height, width, 3), BACKGROUND, np.uint8)

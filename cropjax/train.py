@@ -1,11 +1,12 @@
 """The training loop, read from top to bottom in the order in which it happens."""
 
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 from clu import parameter_overview
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
@@ -36,10 +37,25 @@ def initial_weights(weights, config):
     """`weights` as drawn, or as the file `init_from` has them."""
     if not config.init_from:
         return weights
-    loaded = load_torch_state(
-        weights, read_weights(config.init_from), source=config.init_from, parts=tuple(config.init_parts)
-    )
-    return loaded
+    if not Path(config.init_from).is_file():
+        raise UserError(
+            f"init_from: there is no file {config.init_from}; upstream's ImageNet ResNet-50 is to be had at "
+            "download.openmmlab.com/pretrain/third_party/resnet50_v1c-2cccc1ad.pth, and --config.init_from='' trains "
+            "from scratch"
+        )
+    found = read_weights(config.init_from)
+    return load_torch_state(weights, found, source=config.init_from, parts=tuple(config.init_parts))
+
+
+def check_step(train_step, template, config, mesh):
+    """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
+    n, sharding = config.train.batch_size, NamedSharding(mesh, PartitionSpec("data"))
+
+    def form(*shape, dtype=np.uint8):
+        return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=sharding)
+
+    size = tuple(config.data.crop_size)
+    train_step.eval_shape(template, {"image": form(*size, 3), "label": form(*size), "size": form(2, dtype=np.int32)})
 
 
 def train(config, workdir):
@@ -72,21 +88,28 @@ def train(config, workdir):
     # ------------------------------------------------------------------- network, optimiser; resume or start afresh
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
+    template = abstract_state(weights, direction, mesh)
+    train_step = make_train_step(graph, direction, schedule, config, mesh)
+    check_step(train_step, template, config, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
+    if not checkpoints.steps():
+        weights = initial_weights(weights, config)
+    # Up to here nothing was written: a mistake leaves no run folder behind.
     run_folder.prepare(workdir, config)
-    restored = checkpoints.restore(abstract_state(weights, direction, mesh))
+    restored = checkpoints.restore(template)
     if restored:
         start, state = restored
         say(f"{workdir}: resuming after step {start}")
     else:
-        start, state = 0, create_state(initial_weights(weights, config), direction, mesh)
+        start, state = 0, create_state(weights, direction, mesh)
     if start >= total:
         say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
         return None
     writer = create_writer(workdir, first_step=start, enabled=first_process)
     if start == 0:
         writer.write_hparams(config.to_dict())
-        writer.write_texts(0, {"parameters": f"```\n{parameter_overview.get_parameter_overview(weights['params'])}\n```"})
+        overview = parameter_overview.get_parameter_overview(weights["params"])
+        writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
     say(
         f"{config.model.name}, {count / 1e6:.3f} M parameters, {jax.device_count()} {jax.devices()[0].device_kind} "
@@ -94,14 +117,14 @@ def train(config, workdir):
     )
 
     # --------------------------------------------------------------------------------------------- jitted functions
-    train_step = make_train_step(graph, direction, schedule, config, mesh)
     merge = jax.jit(TrainMetrics.merge)
     score = make_score(graph, config, mesh)
 
     # -------------------------------------------------------------------------------------------------------- prior
     if config.eval.location_prior:
-        with Progress(len(train_source), unit="image", label="location prior", enabled=first_process) as progress:
-            prior = location_prior(train_source, eval_source, labels.num_classes, progress=progress)
+        count = min(config.eval.location_prior, len(train_source))
+        with Progress(count, unit="image", label="location prior", enabled=first_process) as progress:
+            prior = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=progress)
         say(f"location prior: mIoU {100 * prior.summary['miou']:.2f}")
         writer.write_scalars(start, {"eval/location_prior/miou": prior.summary["miou"]})
 
@@ -163,9 +186,7 @@ def train(config, workdir):
                 results = None
                 if evaluates:
                     with progress.pause():
-                        scores, pictures = evaluate(
-                            score, state, eval_source, config, mesh, panels=config.eval.panels
-                        )
+                        scores, pictures = evaluate(score, state, eval_source, config, mesh, panels=config.eval.panels)
                         results = summarize(scores)
                         per_class = {
                             f"{mode}/iou/{name}": value

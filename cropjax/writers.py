@@ -234,7 +234,7 @@ def _png(image):
 def _buckets(array, count):
     """[count, 3] float64: left edge, right edge, how many of the finite values lie between.
 
-    Ours because tensorboard's builds a [size, count] table, gigabytes for the weights of one network.
+    Ours because tensorboard's own builds a [size, count] table on the way.
     """
     array = np.asarray(array)
     array = array.astype(np.promote_types(array.dtype, np.float32), copy=False)

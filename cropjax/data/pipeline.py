@@ -54,23 +54,23 @@ def train_batches(
     of `next`, whichever thread or process met it.
     """
     if batch_size % process_count:
-        raise UserError(f"batch_size: {batch_size} does not divide among {process_count} processes; make it a multiple")
+        raise UserError(
+            f"train.batch_size: {batch_size} does not divide among {process_count} processes; make it a multiple"
+        )
     # Grain shuffles epoch e with seed + e: without the hash, seed 0's second epoch would be seed 1's first.
     shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    dataset = (
-        grain.MapDataset.source(source)
-        .shuffle(shuffle_seed)
-        .repeat()
-        .random_map(augment, seed=augment_seed)
-        .batch(batch_size // process_count)[process_index::process_count][start_step:]
-        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    examples = grain.MapDataset.source(source).shuffle(shuffle_seed).repeat().random_map(augment, seed=augment_seed)
+    # The remainder of an endless sequence is nothing, but keeping it overflows grain's length for a batch of 1.
+    parts = examples.batch(batch_size // process_count, drop_remainder=True)
+    batches = parts[process_index::process_count][start_step:].to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
     if workers:
         _check_main_is_guarded()
         if not flags.FLAGS.is_parsed():  # grain reads its own flags; outside absl's app.run nobody parses them
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
-    return _closing(iter(dataset))
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+    return _closing(iter(batches))
 
 
 def _check_main_is_guarded() -> None:
@@ -83,6 +83,8 @@ def _closing(iterator: Any) -> Iterator[dict]:
     """The iterator's batches; its workers end with the generator, not when the garbage is collected."""
     try:
         yield from iterator
+    except UserError as error:
+        raise UserError(str(error)) from error  # without the note on tracebacks that grain adds
     except RuntimeError as error:
         if not str(error).startswith(_WORKER_DIED):
             raise

@@ -120,7 +120,10 @@ def read_label(path: str | Path) -> np.ndarray:
 
 
 def _read(path: str | Path) -> bytes:
-    """The bytes of a whole PNG or JPEG: decoders fill what a truncated file lacks with grey, silently."""
+    """The bytes of a whole PNG or JPEG: some decoders fill what a truncated file lacks with grey.
+
+    OpenCV 4.10 does so for a JPEG without a word; OpenCV 5 refuses it.
+    """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -144,7 +147,7 @@ def _whole_png(data: bytes) -> bool:
             picture.verify()
     except (OSError, SyntaxError, ValueError):
         return False
-    return b"IEND\xaeB`\x82" in data  # `verify` stops short of the end chunk's own checksum
+    return b"\0\0\0\0IEND\xaeB`\x82" in data  # the end chunk itself, which `verify` does not check
 
 
 def _list(root: Path, split: str, pattern: str, get: str) -> list[Path]:
@@ -153,7 +156,10 @@ def _list(root: Path, split: str, pattern: str, get: str) -> list[Path]:
         raise UserError(f"data.root: there is no folder {root}; {get}")
     if not (root / split).is_dir() or not split:
         found = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "nothing"
-        raise UserError(f"data.root: {root} has no folder '{split}' (found: {found}); mend data.root or the split")
+        raise UserError(
+            f"data.root: {root} has no folder '{split}' (found: {found}); "
+            "mend data.root, data.train_split or data.eval_split"
+        )
     files = sorted(p for p in (root / split).glob(pattern) if not p.name.startswith("."))
     if not files:
         raise UserError(f"data.root: no {pattern} in {root / split}; {get}")

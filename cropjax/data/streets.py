@@ -7,6 +7,7 @@ a rider is a person above a two-wheeler, a sidewalk is a road beyond a kerb, a w
 and bus, truck and train wear the same paint.
 """
 
+import math
 import operator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -31,25 +32,24 @@ KINDS = {
     "green": (0.23, (6, 12), ("st", "ts", "t"), (0.35, 0.15, 0.35, 0.15), (0.15, 0.50, 0.35)),
 }
 LENGTH = {CAR: (3.9, 4.9), TRUCK: (6.5, 10), BUS: (9, 13), TRAIN: (18, 36)}  # metres
-LAMP_ARM, LIGHT_ARM = (0.8, 2), (1.5, 4)
 NEAR, FAR = 1.0, 400.0  # metres
 DISC = np.stack([np.cos(np.arange(14) * np.pi / 7), np.sin(np.arange(14) * np.pi / 7)], -1)
 TRIANGLE = np.array([(-1.1, -0.9), (1.1, -0.9), (0, 1)])
 # A car from its rear to its front, (metres along, metres up); edges 2 and 4 are glass.
 CAR_BODY = np.array([(0, 0.3), (0, 0.85), (0.2, 1), (0.7, 1.45), (2.3, 1.5), (3.1, 1), (4.1, 0.8), (4.3, 0.3)])
 CAR_PANE = np.array([(0.55, 1.02), (0.85, 1.37), (2.25, 1.41), (2.8, 1.02)])
-MOTOR_BODY = np.array(
-    [(-0.75, 0.7), (-0.6, 0.35), (0.3, 0.22), (0.5, 0.6), (0.45, 1.02), (0.2, 0.98), (-0.2, 0.78), (-0.75, 0.88)]
+MOTOR_BODY = np.array([(-0.75, 0.7), (-0.6, 0.35), (0.3, 0.22), (0.5, 0.6), (0.45, 1.02), (-0.2, 0.78), (-0.75, 0.88)])
+BIKE_FRAME = np.array([(-0.62, 0.38), (-0.2, 0.84), (0.36, 0.84), (0.36, 1), (0.5, 1), (0.64, 0.36), (0, 0.26)])
+BIKE_HOLES = np.array([[(-0.12, 0.74), (0.36, 0.74), (0, 0.4)], [(-0.46, 0.4), (-0.2, 0.7), (-0.06, 0.36)]])
+DARK, GLASS, WHITE, SKIN = np.array([(32.0, 32, 36), (62, 74, 88), (225, 225, 215), (205, 160, 130)])
+RED, BLUE, YELLOW, GREEN, GREY = np.array(
+    [(190, 32, 32), (35, 75, 165), (225, 185, 40), (60, 230, 130), (105, 106, 108)]
 )
-BIKE_FRAME = np.array(
-    [(-0.62, 0.4), (-0.32, 0.94), (0, 0.94), (-0.1, 0.84), (0.4, 0.84), (0.34, 1.02), (0.5, 1.02), (0.64, 0.36)]
-    + [(0.52, 0.36), (0.42, 0.72), (-0.02, 0.26), (-0.58, 0.3)]
-)
-DARK, GLASS, WHITE, RED = np.array([(32.0, 32, 36), (62, 74, 88), (225, 225, 215), (190, 32, 32)])
 STONES = np.array([(176, 166, 150), (150, 150, 152), (168, 130, 108), (196, 186, 160), (122, 112, 108)])
 PAINTS = np.array([(205, 205, 205), (60, 62, 68), (150, 30, 32), (40, 70, 135), (200, 160, 50), (120, 124, 128)])
 SKIES = np.array([(120, 160, 215), (205, 210, 215), (165, 175, 190), (225, 200, 175), (140, 175, 220)])
 LEAVES, GRASS, STEEL = np.array([[(66, 96, 44)], [(104, 116, 62)], [(110, 112, 112)]])
+BARK = np.array([64, 52, 42])
 # Strength of (grain, leaves, clouds) by class; equal rows are textures that do not tell classes apart.
 TEXTURE = np.full((256, 3), (3, 0, 2), np.int16)
 TEXTURE[[ROAD, SIDEWALK]], TEXTURE[[BUILDING, WALL]], TEXTURE[FENCE] = (9, 3, 5), (5, 0, 6), (7, 3, 4)
@@ -169,29 +169,31 @@ class Canvas:
         self.origin = np.array([size[1] / 2 - 0.5, (size[0] - self.scale) / 2 - 0.5])
 
     def flat(self, points, color, label=None):
-        """Polygons [k, 2] or [n, k, 2] on the canvas; without a label, the label below stays."""
-        points = np.round((points * self.scale + self.origin) * 16).astype(np.int32)
+        """Polygons [k, 2] or [n, k, 2] on the canvas in one colour [3]; without a label, the label below stays."""
+        points = np.rint((points * self.scale + self.origin) * 16).astype(np.int32)
         polygons = [points] if points.ndim == 2 else list(points)
-        cv2.fillPoly(self.image, polygons, np.clip(color, 0, 255).tolist(), cv2.LINE_8, 4)
+        cv2.fillPoly(self.image, polygons, color.tolist(), cv2.LINE_8, 4)
         if label is not None:
             cv2.fillPoly(self.label, polygons, label, cv2.LINE_8, 4)
 
+    def hazed(self, color, z):
+        return self.haze + (color - self.haze) * math.exp(-z / 250)
+
     def solid(self, points, color, label=None):
         """Polygons [k, 3] or [n, k, 3] in metres, hazier with distance."""
-        points = np.asarray(points, np.float64)
-        x, y, z = points[..., 0], points[..., 1], np.maximum(points[..., 2], NEAR)
-        (u, v), focal = self.street.vanishing, self.street.focal
-        clear = np.exp(-z.min() / 250)
-        color = np.asarray(color) * clear + self.haze * (1 - clear)
-        self.flat(np.stack([u + focal * x / z, v + focal * (self.street.height - y) / z], -1), color, label)
+        z = np.maximum(points[..., 2:], NEAR)
+        offset = (points[..., :2] - (0, self.street.height)) * (1, -1)
+        self.flat(offset * (self.street.focal / z) + self.street.vanishing, self.hazed(color, z.min()), label)
 
     def card(self, x, y, z, parts, label, turn=1.0):
         """Polygons [k, 2] in metres with colours, on an upright card at (x, y, z); turn < 1 shows it askew."""
+        scale = self.street.focal / max(z, NEAR)
+        corner = self.street.vanishing + scale * np.array([x, self.street.height - y])
         for points, color in parts:
-            self.solid([(x + turn * a, y + b, z) for a, b in points], color, label)
+            self.flat(points * np.array([scale * turn, -scale]) + corner, self.hazed(color, z), label)
 
     def floor(self, x0, x1, z0, z1, color, label=None):
-        self.solid([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], color, label)
+        self.solid(np.array([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)]), color, label)
 
     def box(self, x0, x1, z0, z1, height, color, label):
         """An upright box; returns its visible faces, each ((xa, za), (xb, zb), height)."""
@@ -199,7 +201,8 @@ class Canvas:
         if x1 < 0 or x0 > 0:
             faces.insert(0, ((x1, z0), (x1, z1), height) if x1 < 0 else ((x0, z0), (x0, z1), height))
         if height < self.street.height:
-            self.solid([(x0, height, z0), (x1, height, z0), (x1, height, z1), (x0, height, z1)], color * 1.1, label)
+            top = np.array([(x0, height, z0), (x1, height, z0), (x1, height, z1), (x0, height, z1)])
+            self.solid(top, color * 1.1, label)
         for face in faces:
             side = 2 if face is faces[-1] else int(x0 > 0)
             self.solid(on_face(face, 0, 1, 0, 1), color * self.sun[side], label)
@@ -243,8 +246,8 @@ def barrier(canvas, rng, style, x0, x1, z0, z1, height, color):
     """A piece of a wall, a fence or a hedge."""
     if style == "hedge":
         for z in np.linspace(z1, z0, 5):
-            bush = DISC * (height * 0.6, height * 0.6) + (0, height * 0.55)
-            canvas.card((x0 + x1) / 2, 0, z, [(np.maximum(bush, -9), color * rng.uniform(0.8, 1.1))], VEGETATION)
+            bush = (DISC * 0.6 + (0, 0.6)) * height
+            canvas.card((x0 + x1) / 2, 0, z, [(bush, color * rng.uniform(0.8, 1.1))], VEGETATION)
     faces = canvas.box(x0, x1, z0, z1, height, color, {"wall": WALL, "fence": FENCE, "hedge": VEGETATION}[style])
     for face in faces[:-1]:
         if style == "wall":
@@ -255,17 +258,17 @@ def barrier(canvas, rng, style, x0, x1, z0, z1, height, color):
 
 def tree(canvas, rng, x, z, height):
     color, crown, trunk = tint(rng, LEAVES), height * rng.uniform(0.28, 0.42), 0.1 + height * 0.018
-    canvas.card(x, 0, z, [(rectangle(-trunk, trunk, 0, height * 0.6), (64, 52, 42))], VEGETATION)
-    for dx, dy, r, shade in rng.uniform((-0.7, -0.6, 0.35, 0.7), (0.7, 0.6, 0.65, 1.35), (13, 4)):
-        leaves = (DISC * r + (dx, dy - 1)) * crown + (0, height)
-        canvas.card(x, 0, z, [(leaves, color * shade)], VEGETATION)
+    canvas.card(x, 0, z, [(rectangle(-trunk, trunk, 0, height * 0.6), BARK)], VEGETATION)
+    tufts = rng.uniform((-0.7, -0.6, 0.35, 0.7), (0.7, 0.6, 0.65, 1.35), (13, 4))
+    parts = [((DISC * r + (dx, dy - 1)) * crown, color * shade) for dx, dy, r, shade in tufts]
+    canvas.card(x, height, z, parts, VEGETATION)
 
 
 def pole(canvas, rng, x, z, top):
     """A post, with a lamp, traffic lights or a sign if `top` says so."""
     color, r = tint(rng, STEEL, 0.4), rng.uniform(0.06, 0.13)
     height = rng.uniform(*{"lamp": (5.5, 9), "light": (2.8, 4.6), "sign": (2.2, 3.4), "post": (2, 8)}[top])
-    arm = rng.uniform(*(LAMP_ARM if top == "lamp" else LIGHT_ARM)) * (-1 if x > 0 else 1)  # towards the road
+    arm = rng.uniform(*((0.8, 2) if top == "lamp" else (1.5, 4))) * (-1 if x > 0 else 1)  # towards the road
     hung = top == "light" and chance(rng, 0.35)
     canvas.card(x, 0, z, [(rectangle(-r, r, 0, height), color)], POLE)
     if top == "lamp" or hung:
@@ -273,32 +276,29 @@ def pole(canvas, rng, x, z, top):
     if top == "light":
         on = rng.integers(3)
         for dx, y in ((0, height - 1), (arm, height - 1.1))[: 1 + hung]:
-            lamps = enumerate(np.array([(60, 230, 130), (250, 190, 60), (250, 60, 50)]))
-            lamps = [(DISC * 0.15 + (0, 0.3 + 0.38 * i), lamp * (1 if i == on else 0.3)) for i, lamp in lamps]
+            lamps = enumerate((GREEN, YELLOW, RED))
+            lamps = [(DISC * 0.15 + (0, 0.3 + 0.38 * i), lamp * (1.2 if i == on else 0.3)) for i, lamp in lamps]
             canvas.card(x + dx, y, z, [(rectangle(-0.27, 0.27, 0, 1.35), DARK), *lamps], LIGHT)
     if top == "sign":
-        blue, yellow, size = np.array([35, 75, 165]), np.array([225, 185, 40]), rng.uniform(0.38, 0.6)
-        wide = rng.uniform(1, 2.4)
-        plate, line = rectangle(-wide, wide, -1, 1), rectangle(-wide * 0.7, wide * 0.7, 0, 0.25)
+        size, wide, light = rng.uniform((0.38, 1, 0.7), (0.6, 2.4, 1.1))
+        plate, lines = (
+            rectangle(-wide, wide, -1, 1),
+            [rectangle(-wide * 0.7, wide * 0.7, y, y + 0.25) for y in (-0.5, 0.2)],
+        )
         parts = (
             [(DISC, RED), (DISC * 0.7, WHITE)],
             [(TRIANGLE, RED), (TRIANGLE * 0.6 - (0, 0.1), WHITE)],
-            [(DISC, blue), (rectangle(-0.2, 0.2, -0.6, 0.6), WHITE)],
-            [(plate, pick(rng, (blue, yellow, WHITE))), (line + (0, 0.2), WHITE * 0.8), (line - (0, 0.5), WHITE * 0.8)],
+            [(DISC, BLUE), (rectangle(-0.2, 0.2, -0.6, 0.6), WHITE)],
+            [(plate, pick(rng, (BLUE, YELLOW, WHITE))), *((line, WHITE * 0.8) for line in lines)],
         )[rng.integers(4)]
-        light = rng.uniform(0.7, 1.1)
         canvas.card(x, height, z, [(points * size, color * light) for points, color in parts], SIGN)
 
 
 def figure(canvas, rng, x, y, z, label):
     """A person or, above a two-wheeler, a rider: the same drawing."""
     coat, legs = rng.uniform(25, 190) + rng.normal(0, 28, 3), rng.uniform(25, 100) + rng.normal(0, 12, 3)
-    skin, step, hand = (
-        np.array([205, 160, 130]) * rng.uniform(0.45, 1.1),
-        rng.uniform(0.02, 0.28),
-        rng.uniform(0.25, 0.4),
-    )
-    parts = []
+    skin, parts = SKIN * rng.uniform(0.45, 1.1), []
+    step, hand = rng.uniform((0.02, 0.25), (0.28, 0.4))
     for way in (-1, 1):
         parts.append((np.array([(step - 0.09, 0), (step + 0.09, 0), (0.16, 0.85), (-0.16, 0.85)]) * (way, 1), legs))
         arm = np.array([(hand - 0.07, 0.75), (hand + 0.07, 0.75), (0.24, 1.42), (0.1, 1.42)])
@@ -315,16 +315,13 @@ def two_wheeler(canvas, rng, x, z, label, ridden, turn):
     color, parts = tint(rng, PAINTS), []
     radius, hub = (0.32, 0.6) if label == MOTORCYCLE else (0.36, 0.8)
     for way in (-0.58, 0.58):
-        wheel = DISC * (max(radius, 0.1 / turn), radius)
-        parts += [(wheel + (way, radius), DARK), (wheel * hub + (way, radius), (105, 106, 108))]
+        for r, paint in ((radius, DARK), (radius * hub, GREY)):
+            parts.append((DISC * (max(r, 0.1 / turn), r) + (way, radius), paint))
     if label == MOTORCYCLE:
-        parts += [
-            (MOTOR_BODY, color),
-            (rectangle(-0.3, 0.2, 0.25, 0.55), DARK * 1.5),
-            (rectangle(-0.65, 0, 0.78, 0.9), DARK),
-        ]
+        engine, seat = rectangle(-0.3, 0.2, 0.25, 0.55), rectangle(-0.65, 0, 0.78, 0.9)
+        parts += [(MOTOR_BODY, color), (engine, DARK * 1.5), (seat, DARK)]
     else:
-        parts += [(BIKE_FRAME, color), (np.array([(-0.12, 0.72), (0.3, 0.72), (-0.04, 0.42)]), (105, 106, 108))]
+        parts += [(BIKE_FRAME, color), *((hole, GREY) for hole in BIKE_HOLES)]
     canvas.floor(x - 0.9 * turn, x + 0.9 * turn, z - 0.1, z + 0.2, DARK * 1.5)
     canvas.card(x, 0, z, parts, label, turn)
     canvas.card(x + 0.4 * turn, 0, z, [(rectangle(-0.25, 0.25, 0.98, 1.05), DARK)], label)
@@ -335,68 +332,62 @@ def two_wheeler(canvas, rng, x, z, label, ridden, turn):
 def vehicle(canvas, rng, x, z, label, length, across, oncoming):
     """A car, or one of three heavy bodies that differ in windows, wheels, cargo and length."""
     width, top = (1.8, rng.uniform(0.95, 1.2)) if label == CAR else (2.5, rng.uniform(3, 3.6))
-    color, wheels, radius = tint(rng, PAINTS), (), 0.48
+    color, wheels, radius = tint(rng, PAINTS), (0.18, 0.8), 0.34 if label == CAR else 0.48
+    bottom = 0.12 if label == TRAIN else 0.3
 
     def place(s, y, t):
         """Metres from the tail, metres up, share of the width -> [..., 3]."""
         s, t = length - s if oncoming else s, np.asarray(t)
-        flat = (x + s - length / 2, y, z + t * width) if across else (x + (t - 0.5) * width, y, z + s)
-        return np.stack(np.broadcast_arrays(*flat), -1)
+        ground = (x + s - length / 2, z + t * width) if across else (x + (t - 0.5) * width, z + s)
+        return np.stack(np.broadcast_arrays(ground[0], y, ground[1]), -1)
 
     def slab(s0, s1, y0, y1):
         return np.array([(s0, y0), (s0, y1), (s1, y1), (s1, y0)])
 
-    match label:
-        case 13:  # CAR
-            scale = (length / 4.3, top)
-            bodies, glass, wheels, radius = [(CAR_BODY * scale, color)], [CAR_PANE * scale], (0.19, 0.8), 0.34
-        case 14:  # TRUCK
-            cab = slab(length - 2, length, 0.55, top * 0.8)
-            bodies = [(slab(0, length - 2.1, 0.55, top), color), (cab, tint(rng, PAINTS))]
-            glass, wheels = [slab(length - 1.3, length - 0.3, top * 0.45, top * 0.7)], (0.12, 0.24, 0.88)
-        case _:
-            joints = np.linspace(0, length, (round(length / 9) if label == TRAIN else 1) + 1)
-            bodies = [
-                (slab(a + 0.2, b - 0.2, 0.25 if label == TRAIN else 0.55, top), color) for a, b in pairwise(joints)
-            ]
-            glass = [slab(s, s + 1.25, top * 0.5, top * 0.85) for s in np.arange(0.6, length - 1.6, 1.6)]
-            wheels = (0.18, 0.8) if label == BUS else ()
-    if label != CAR:
-        bodies.append(
-            (slab(0.3, length - 0.3, 0.12 if label == TRAIN else 0.3, top * 0.95 if label == TRAIN else 0.6), DARK)
-        )
+    if label == CAR:
+        scale = (length / 4.3, top)
+        bodies, glass = [(CAR_BODY * scale, color)], [CAR_PANE * scale]
+    elif label == TRUCK:
+        cab = slab(length - 2, length, 0.55, top * 0.8)
+        bodies = [(slab(0, length - 2.1, 0.55, top), color), (cab, tint(rng, PAINTS))]
+        glass, wheels = [slab(length - 1.3, length - 0.3, top * 0.45, top * 0.7)], (0.12, 0.24, 0.88)
+    else:
+        floor, count, wheels = (0.25, round(length / 9), ()) if label == TRAIN else (0.55, 1, wheels)
+        joints = pairwise(np.linspace(0, length, count + 1))
+        bodies = [(slab(a + 0.2, b - 0.2, floor, top), color) for a, b in joints]
+        glass = [slab(s, s + 1.25, top * 0.5, top * 0.85) for s in np.arange(0.6, length - 1.6, 1.6)]
+
+    far_to_near = slice(None, None, 1 if oncoming else -1)
+    chassis = slab(0.3, length - 0.3, bottom, 0.5 if label == CAR else top * 0.75), DARK
+    face, light = (0 if across or x > 0 else 1), canvas.sun[2 if across else int(x > 0)]
+    beside = across or abs(x) > width / 2  # else the camera looks along the vehicle and sees its end only
     canvas.solid(place(np.array([-0.1, length, length, -0.1]), 0, [-0.03, -0.03, 1.03, 1.03]), DARK * 1.5)
-    face, light = (0.0, canvas.sun[2]) if across else ((0.0, canvas.sun[1]) if x > 0 else (1.0, canvas.sun[0]))
-    beside = across or abs(x) > width / 2
-    far_to_near = slice(None) if oncoming else slice(None, None, -1)
-    for body, paint in bodies[-1:] + bodies[:-1][far_to_near] if label != CAR else bodies:
+    for body, paint in (chassis, *bodies[far_to_near]):
         for i, ((sa, ya), (sb, yb)) in list(enumerate(pairwise(body)))[far_to_near]:
             quad = place(np.array([sa, sb, sb, sa]), [ya, yb, yb, ya], [0, 0, 1, 1])
-            canvas.solid(quad, GLASS if label == CAR and i in (2, 4) else paint * canvas.sun[2], label)
+            window = len(body) == len(CAR_BODY) and i in (2, 4)
+            canvas.solid(quad, GLASS if window else paint * canvas.sun[2], label)
         if beside:
-            canvas.solid(place(body[:, 0], body[:, 1], face), paint * light, label)
+            canvas.solid(place(*body.T, face), paint * light, label)
     if beside:
-        for s, y in (np.moveaxis(pane, -1, 0) for pane in glass):
-            canvas.solid(place(s, y, face), GLASS, label)
+        for pane in glass:
+            canvas.solid(place(*pane.T, face), GLASS, label)
         for share in wheels:
             for r, rubber in ((radius, DARK), (radius / 2, DARK * 3.5)):
-                canvas.solid(place(share * length + DISC[:, 0] * r, DISC[:, 1] * r + radius, face), rubber, label)
+                s, y = (DISC * r + (share * length, radius)).T
+                canvas.solid(place(s, y, face), rubber, label)
     if not across:
-        end = length if oncoming else 0.0
-        details = [
-            (0.04, 0.2, 0.66, 0.82, WHITE if oncoming else RED),
-            (0.8, 0.96, 0.66, 0.82, WHITE if oncoming else RED),
-        ]
-        if wheels:
-            details += [(0.04, 0.22, 0.02, 0.4, DARK), (0.78, 0.96, 0.02, 0.4, DARK)]
+        lamp, high = WHITE if oncoming else RED, top * (0.72 if label == TRUCK else 0.85)
+        details = [(t, t + 0.16, 0.66, 0.82, lamp) for t in (0.04, 0.8)]
+        details += [(t, t + 0.17, 0.02, 0.4, DARK) for t in (0.05, 0.78) if wheels]
         if label == CAR:
-            details += [(0.38, 0.62, 0.42, 0.54, WHITE)]
+            details.append((0.38, 0.62, 0.42, 0.54, WHITE))
         elif label == TRUCK and not oncoming:
-            details += [(0.485, 0.515, 0.6, top * 0.97, color * 0.6)]
+            details.append((0.485, 0.515, 0.6, top * 0.97, color * 0.6))  # cargo doors
         else:
-            details += [(0.1, 0.9, top * 0.45, top * (0.75 if label == TRUCK else 0.85), GLASS)]
+            details.append((0.1, 0.9, top * 0.45, high, GLASS))
         for t0, t1, y0, y1, paint in details:
-            canvas.solid(place(end, [y0, y0, y1, y1], [t0, t1, t1, t0]), paint, label)
+            canvas.solid(place(length if oncoming else 0, [y0, y0, y1, y1], [t0, t1, t1, t0]), paint, label)
 
 
 # ---- layers --------------------------------------------------------------------------------------------------
@@ -435,9 +426,17 @@ def ground(canvas, rng, street):
     for x in (left + 0.4, right - 0.4) if chance(rng, 0.5) else ():
         canvas.floor(x - 0.07, x + 0.07, NEAR, 150, white)
     if street.rails is not None:
-        for x in street.lanes[street.rails] + np.array([-0.75, 0.75]):
-            canvas.floor(x - 0.12, x + 0.12, NEAR, 300, asphalt * 0.55)
-            canvas.floor(x - 0.04, x + 0.04, NEAR, 300, (170, 172, 178))
+        track(canvas, rng, x=street.lanes[street.rails])
+
+
+def track(canvas, rng, x=None, z=None):
+    """Rails along the street at x, or across it at z; the ground keeps its label."""
+    for offset in (-0.75, 0.75):
+        for half, color in ((0.12, DARK * 2), (0.04, WHITE * 0.8)):
+            if z is None:
+                canvas.floor(x + offset - half, x + offset + half, NEAR, FAR, color)
+            else:
+                canvas.floor(-FAR, FAR, z + offset - half, z + offset + half, color)
 
 
 def backdrop(canvas, rng, street):
@@ -527,6 +526,7 @@ def crossers(rng, street):
         draws.append(partial(two_wheeler, x=x, z=z, label=label, ridden=True, turn=rng.uniform(0.8, 1)))
     elif label in LENGTH and street.crossing and chance(rng, 0.8):
         look = {"label": label, "length": rng.uniform(*LENGTH[label]), "oncoming": chance(rng, 0.5)}
+        draws += [partial(track, z=z + 2.25)] * (label == TRAIN)
         draws.append(partial(vehicle, x=x, z=z + 1, across=True, **look))
     for dx in rng.uniform(-4, 4, rng.choice([0, 0, 1, 2])):
         draws.append(partial(figure, x=x + dx, y=0, z=z - 0.5, label=PERSON))
@@ -540,7 +540,7 @@ def noise():
     for octaves in ((1, 2), (3, 6, 12), (48, 96, 192)):
         tile = sum(cv2.resize(rng.standard_normal((768 // k, 1536 // k), np.float32), (1536, 768)) for k in octaves)
         tiles.append(np.clip(tile * 30 / tile.std(), -64, 64).astype(np.int16))
-    return tiles
+    return tuple(tiles)
 
 
 def expose(canvas, rng):

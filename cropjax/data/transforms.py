@@ -19,13 +19,13 @@ def augment(
     ratio_range: tuple[float, float],
     crop_size: tuple[int, int],
     cat_max_ratio: float,
-    flip: bool,
+    flip: float,
     photometric: bool,
 ) -> dict:
     """One training crop of a record.
 
-    `scale` is (long, short) before the random ratio, `crop_size` (height, width). `flip` mirrors every second crop
-    on average; `photometric` distorts brightness, contrast, saturation and hue.
+    `scale` is (long, short) before the random ratio, `crop_size` (height, width). `flip` is the
+    probability of a mirror image; `photometric` distorts brightness, contrast, saturation and hue.
 
     Returns {"image": uint8 [ch, cw, 3], "label": uint8 [ch, cw], "size": int32 [2]}. A scaled image smaller than
     the crop is padded at the right and the bottom with image 0 and label 255; `size` is the rows and columns that
@@ -37,7 +37,7 @@ def augment(
     label = resize(record["label"], size, cv2.INTER_NEAREST)
     window = draw_crop(label, crop_size, cat_max_ratio, rng)
     image, label = image[window], label[window]
-    if flip and rng.random() < 0.5:
+    if rng.random() < flip:
         image, label = image[:, ::-1], label[:, ::-1]
     image = np.ascontiguousarray(image)  # OpenCV takes no negative strides
     if photometric:
@@ -57,10 +57,13 @@ def draw_scale(scale: tuple[int, int], ratio_range: tuple[float, float], rng: np
 
 
 def rescaled_size(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of an image of `size` fitted into `scale`, its aspect kept: the long edge into the larger number."""
+    """(h, w) of an image of `size` fitted into `scale`, its aspect kept: the long edge into the larger number.
+
+    Never less than one pixel, where upstream would fail on a very thin image.
+    """
     h, w = size
     factor = min(max(scale) / max(h, w), min(scale) / min(h, w))
-    return int(h * factor + 0.5), int(w * factor + 0.5)
+    return max(int(h * factor + 0.5), 1), max(int(w * factor + 0.5), 1)
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:

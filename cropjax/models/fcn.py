@@ -1,5 +1,7 @@
 """The auxiliary head: a few 3x3 convolutions on one feature map (`mmseg/models/decode_heads/fcn_head.py`)."""
 
+from itertools import pairwise
+
 from flax import nnx
 
 from cropjax.models.layers import Classifier, ConvNorm
@@ -13,8 +15,7 @@ class FCNHead(nnx.Module):
     ):  # fmt: skip
         widths = [in_channels[index]] + [channels] * convs
         self.convs = nnx.List(
-            ConvNorm(i, o, 3, rng=rng, norm=norm, padding_mode=padding_mode)
-            for i, o in zip(widths[:-1], widths[1:], strict=True)
+            ConvNorm(i, o, 3, rng=rng, norm=norm, padding_mode=padding_mode) for i, o in pairwise(widths)
         )
         self.classifier = Classifier(widths[-1], num_classes, rng=rng, dropout=dropout)
         self.index = index

@@ -116,8 +116,8 @@ class BatchNorm(nnx.Module):
         if n * h * w == 1:
             raise UserError(
                 f"{self.name}: BatchNorm has one value a channel in training ({n} image of {h}x{w} in each of "
-                f"{self.groups} groups): raise train.batch_size, lower model.norm.groups, or switch off the norm of the "
-                "pooled branches with --config.model.head.pool_norm=False"
+                f"{self.groups} groups): raise train.batch_size, lower model.norm.groups, or switch off the norm of "
+                "the pooled branches with --config.model.head.pool_norm=False"
             )
         return n * h * w
 

@@ -1,0 +1,24 @@
+"""What every test shares: how hypothesis draws, and fixtures for float64 and for quick compilation."""
+
+import jax
+import pytest
+from hypothesis import settings
+
+# No deadline: the first example of a shape compiles. Derandomized: a second run finds its programs in the cache.
+settings.register_profile("cropjax", deadline=None, derandomize=True)
+settings.load_profile("cropjax")
+
+
+@pytest.fixture(scope="module")
+def x64():
+    """Lets the module's arrays be float64; a module's scope because hypothesis forbids fixtures of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """Compiles without most optimisations: for whole networks, which run once on a tiny input."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

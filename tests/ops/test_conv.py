@@ -1,0 +1,163 @@
+"""Convolutions against sums written out in NumPy, their gradients against lax, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from cropjax.ops.conv import PADDING_MODES, conv, depthwise_conv
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+SIZES = st.integers(1, 9)
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng([seed, *shape]).standard_normal(shape)
+
+
+def plain_conv(x, kernel, stride, dilation, padding, mode="zeros"):
+    """The definition: a sum over the taps of strided slices of the padded input. A kernel [kh,kw,c] is depthwise."""
+    rows, columns = padding
+    x = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)), NUMPY_MODES[mode])
+    kh, kw = kernel.shape[:2]
+    h = (x.shape[1] - dilation * (kh - 1) - 1) // stride + 1
+    w = (x.shape[2] - dilation * (kw - 1) - 1) // stride + 1
+    spec = "nhwi,io->nhwo" if kernel.ndim == 4 else "nhwc,c->nhwc"
+    total = 0
+    for i in range(kh):
+        for j in range(kw):
+            y, x0 = i * dilation, j * dilation
+            taps = x[:, y : y + (h - 1) * stride + 1 : stride, x0 : x0 + (w - 1) * stride + 1 : stride]
+            total = total + np.einsum(spec, taps, kernel[i, j])
+    return total
+
+
+def lax_depthwise(x, kernel, dilation, padding):
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (1, 1),
+        [(p, p) for p in padding],
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@given(h=SIZES, w=SIZES, k=st.sampled_from([1, 3, 5]), stride=st.integers(1, 3), dilation=st.integers(1, 4))
+@settings(max_examples=15)
+def test_conv_is_its_definition(h, w, k, stride, dilation):
+    x, kernel = draw(2, h, w, 3), draw(k, k, 3, 4)
+    padding = dilation * (k // 2)
+    y = conv(x, kernel, stride=stride, dilation=dilation, padding=padding)
+    np.testing.assert_allclose(y, plain_conv(x, kernel, stride, dilation, (padding, padding)), atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_conv_pads_by_what_it_is_told(stride, padding):
+    x, kernel = draw(1, 8, 5, 2), draw(3, 3, 2, 3)
+    y = conv(x, kernel, stride=stride, padding=padding)
+    assert y.shape == (1, (8 + 2 * padding - 3) // stride + 1, (5 + 2 * padding - 3) // stride + 1, 3)
+    np.testing.assert_allclose(y, plain_conv(x, kernel, stride, 1, (padding, padding)), atol=1e-12)
+
+
+@given(h=SIZES, w=SIZES, stride=st.integers(1, 4))
+@settings(max_examples=10)
+def test_1x1_conv_and_its_gradients_are_those_of_lax(h, w, stride):
+    x, kernel = draw(2, h, w, 3), draw(1, 1, 3, 4)
+
+    def lax_conv(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    @jax.jit
+    def both(x, kernel):
+        y, pullback = jax.vjp(lambda x, k: conv(x, k, stride=stride), x, kernel)
+        expected, expected_pullback = jax.vjp(lax_conv, x, kernel)
+        return (y, *pullback(jnp.cos(y))), (expected, *expected_pullback(jnp.cos(expected)))
+
+    for got, expected in zip(*both(x, kernel), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def test_padding_modes_are_the_ones_tested():
+    assert NUMPY_MODES.keys() == PADDING_MODES.keys()
+
+
+@pytest.mark.parametrize("mode", NUMPY_MODES)
+@given(h=SIZES, w=SIZES, dilation=st.integers(1, 5))
+@settings(max_examples=5)
+def test_padding_modes_are_numpys(mode, h, w, dilation):
+    assume(dilation < min(h, w) or mode != "reflect")  # what torch allows
+    x, dense, depthwise = draw(1, h, w, 2), draw(3, 3, 2, 3), draw(3, 3, 2)
+    reach = (dilation, dilation)
+    y = conv(x, dense, dilation=dilation, padding=dilation, padding_mode=mode)
+    np.testing.assert_allclose(y, plain_conv(x, dense, 1, dilation, reach, mode), atol=1e-12)
+    y = depthwise_conv(x, depthwise, dilation=dilation, padding=reach, padding_mode=mode)
+    np.testing.assert_allclose(y, plain_conv(x, depthwise, 1, dilation, reach, mode), atol=1e-12)
+
+
+@given(
+    h=SIZES, w=SIZES, kernel=st.sampled_from([(3, 3), (1, 7), (7, 1), (5, 3), (1, 1)]), dilation=st.integers(1, 12)
+)  # fmt: skip
+@settings(max_examples=20)
+def test_depthwise_conv_and_its_gradients_are_those_of_a_grouped_conv(h, w, kernel, dilation):
+    x, weights = draw(2, h, w, 3), draw(*kernel, 3)
+    padding = tuple(dilation * (k // 2) for k in kernel)  # the map keeps its size, also where the taps leave it
+
+    @jax.jit
+    def both(x, k):
+        y, pullback = jax.vjp(lambda x, k: depthwise_conv(x, k, dilation=dilation, padding=padding), x, k)
+        expected, expected_pullback = jax.vjp(lambda x, k: lax_depthwise(x, k, dilation, padding), x, k)
+        return (y, *pullback(jnp.cos(y))), (expected, *expected_pullback(jnp.cos(expected)))
+
+    got, expected = both(x, weights)
+    assert got[0].shape == x.shape
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (1, 0), (3, 2)])
+def test_depthwise_conv_without_padding_shrinks_the_map(padding):
+    x, kernel = draw(1, 7, 6, 2), draw(3, 3, 2)
+    y = depthwise_conv(x, kernel, dilation=2, padding=padding)
+    np.testing.assert_allclose(y, plain_conv(x, kernel, 1, 2, padding), atol=1e-12)
+
+
+@pytest.mark.parametrize("argument", [0, 1])
+def test_depthwise_conv_can_be_differentiated_twice(argument):
+    operands = draw(1, 5, 4, 2), draw(3, 3, 2)
+
+    def squared_slope(f):
+        def penalty(*operands):
+            return (jax.grad(lambda *o: jnp.sin(f(*o)).sum(), argument)(*operands) ** 2).sum()
+
+        return jax.jit(jax.grad(penalty, (0, 1)))(*operands)
+
+    got = squared_slope(lambda x, k: depthwise_conv(x, k, dilation=2, padding=(2, 2)))
+    expected = squared_slope(lambda x, k: lax_depthwise(x, k, 2, (2, 2)))
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_bfloat16_stays_bfloat16_and_sums_in_float32():
+    x = jnp.asarray(draw(2, 9, 8, 3), jnp.bfloat16)
+    dense, depthwise = (jnp.asarray(draw(*s), jnp.float32) for s in [(3, 3, 3, 4), (3, 3, 3)])
+    assert conv(x, dense, padding=1).dtype == jnp.bfloat16
+    assert conv(x, dense[:1, :1]).dtype == jnp.bfloat16
+    y, pullback = jax.vjp(lambda x, k: depthwise_conv(x, k, padding=(1, 1)), x, depthwise)
+    dx, dk = pullback(y)
+    assert (y.dtype, dx.dtype, dk.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+
+    wide, wide_y = (np.asarray(a, np.float64) for a in (x, y))
+    exact = plain_conv(wide, np.asarray(depthwise, np.float64), 1, 1, (1, 1))
+    np.testing.assert_allclose(wide_y, exact, rtol=2**-8, atol=1e-6)  # one rounding, at the end
+    _, exact_pullback = jax.vjp(lambda k: lax_depthwise(wide, k, 1, (1, 1)), np.asarray(depthwise, np.float64))
+    np.testing.assert_allclose(dk, *exact_pullback(wide_y), rtol=1e-5, atol=1e-4)

@@ -1,0 +1,72 @@
+"""Pooling against loops over torch's cells."""
+
+import math
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, max_pool
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def cells(size, bins):
+    edges = [Fraction(i * size, bins) for i in range(bins + 1)]
+    return [(math.floor(a), math.ceil(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def plain_pool(x, bins):
+    """jnp.mean of every cell; differentiable."""
+    _, h, w, _ = x.shape
+    rows = [[x[:, a:b, c:d].mean((1, 2)) for c, d in cells(w, bins)] for a, b in cells(h, bins)]
+    return jnp.stack([jnp.stack(row, 1) for row in rows], 1)
+
+
+@given(size=st.integers(1, 200), bins=st.integers(1, 300))
+def test_bins_are_their_definition_and_cover_the_axis(size, bins):
+    table = adaptive_bins(size, bins)
+    assert [tuple(row) for row in table] == cells(size, bins)
+    assert (table[:, 1] > table[:, 0]).all()
+    assert set().union(*(range(*row) for row in table)) == set(range(size))
+
+
+@given(h=st.integers(1, 13), w=st.integers(1, 13), bins=st.sampled_from([1, 2, 3, 6]))
+@settings(max_examples=12)
+def test_adaptive_pool_and_its_gradient_are_those_of_plain_means(h, w, bins):
+    x = np.random.default_rng(0).standard_normal((2, h, w, 3))
+
+    @jax.jit
+    def both(x):
+        y, pullback = jax.vjp(lambda x: adaptive_average_pool(x, bins), x)
+        expected, expected_pullback = jax.vjp(lambda x: plain_pool(x, bins), x)
+        return (y, *pullback(jnp.cos(y))), (expected, *expected_pullback(jnp.cos(expected)))
+
+    got, expected = both(x)
+    assert got[0].shape == (2, bins, bins, 3)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-13)
+
+
+def test_adaptive_pool_of_bfloat16_averages_in_float32():
+    x = jnp.ones((1, 97, 97, 2), jnp.bfloat16)  # bfloat16 cannot count past 256
+    y = adaptive_average_pool(x, 1)
+    assert y.dtype == jnp.bfloat16
+    assert (y == 1).all()
+
+
+@given(h=st.integers(1, 12), w=st.integers(1, 12), dtype=st.sampled_from([np.float32, np.int32]))
+@settings(max_examples=12)
+def test_max_pool_never_takes_the_padding(h, w, dtype):
+    x = (np.random.default_rng(0).standard_normal((2, h, w, 3)) * 100 - 1000).astype(dtype)
+    y = max_pool(x)
+    expected = [
+        [x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max((1, 2)) for j in range(0, w, 2)]
+        for i in range(0, h, 2)
+    ]  # fmt: skip
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, np.moveaxis(np.asarray(expected), 2, 0))

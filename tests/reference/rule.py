@@ -1,0 +1,64 @@
+"""The rule that draws weights and inputs from a name and a shape, so that fixtures need not carry them.
+
+Both sides of a parity test import this file: the upstream run that writes a fixture and our test that
+reads it. It needs NumPy only. Names are PyTorch state_dict keys, layouts are PyTorch's (OIHW, NCHW).
+
+A drawn number is a float32, so float32 and float64 runs see exactly the same weights. Every array has
+a stream of its own, PCG64 seeded with the CRC-32 of its name: the order of drawing does not matter.
+"""
+
+import zlib
+
+import numpy as np
+
+IGNORE = 255
+
+
+def stream(name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+
+
+def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 array for one state_dict key, or N(0, 1) for any name that is not one.
+
+    Activations keep their size through conv + BN + ReLU, logits are of order 1. Each bottleneck's last
+    BN is small: without that, a deep random network amplifies rounding and parity means little.
+    """
+    normal = stream(name).standard_normal(shape)
+    layer, _, kind = name.rpartition(".")
+    if kind == "weight" and len(shape) == 4:
+        fan_in = np.prod(shape[1:])  # OIHW: kh * kw alone for a depthwise kernel
+        gain = 1.0 if layer.endswith("conv_seg") else 2.0
+        values = normal * np.sqrt(gain / fan_in)
+    elif kind == "weight":
+        values = (0.2 if layer.endswith("bn3") else 1.0) * (1 + 0.1 * normal)
+    elif kind in ("bias", "running_mean"):
+        values = 0.1 * normal
+    elif kind == "running_var":
+        values = np.exp(0.1 * normal)
+    else:
+        values = normal
+    return values.astype(np.float32)
+
+
+def draw_labels(name: str, shape: tuple[int, ...], num_classes: int, ignored: float) -> np.ndarray:
+    """int64 labels, uniform over the classes; about the fraction `ignored` of them is 255."""
+    rng = stream(name)
+    labels = np.floor(rng.random(shape) * num_classes).astype(np.int64)
+    return np.where(rng.random(shape) < ignored, IGNORE, labels)
+
+
+def positions(name: str, size: int, count: int) -> np.ndarray:
+    """`count` different flat indices below `size` (all of them, in some order, when there are fewer)."""
+    return np.argsort(stream(name).random(size), kind="stable")[:count]
+
+
+def summary(name: str, array: np.ndarray, count: int) -> np.ndarray:
+    """What a fixture keeps of an array: `count` values at drawn positions, then its l2 norm, then its absmax.
+
+    `array` is in PyTorch's layout; a transposed one has the same norm and different values.
+    """
+    flat = np.asarray(array, np.float64).ravel()
+    picked = flat[positions(name, flat.size, count)]
+    norm = np.sqrt(np.sum(flat * flat))  # linalg.norm's BLAS sums in an order that depends on the threads
+    return np.concatenate([picked, [norm, np.abs(flat).max()]])

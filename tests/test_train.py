@@ -1,0 +1,120 @@
+"""The whole job on a tiny network: it learns, resumes to the bit, and stops when it should."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from cropjax import train as train_module
+from cropjax.checkpoint import Checkpoints
+from cropjax.config import build_model, build_optimizer
+from cropjax.errors import UserError
+from cropjax.sharding import make_mesh
+from cropjax.step import abstract_state, split_model
+from cropjax.train import NotFiniteError, train
+
+
+def final_state(config, workdir):
+    _, weights = split_model(build_model(config))
+    direction, _ = build_optimizer(config)
+    mesh = make_mesh(data=-1, space=1)
+    checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
+    step, state = checkpoints.restore(abstract_state(weights, direction, mesh))
+    checkpoints.close()
+    return step, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run and its config."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny_config()
+    scores = train(config, workdir)
+    return config, workdir, scores
+
+
+def test_run_leaves_curves_pictures_and_a_checkpoint(finished):
+    config, workdir, scores = finished
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    by_step = {line["step"]: line for line in lines if "train/loss" in line}
+    assert sorted(by_step) == [2, 4]
+    wanted = {"loss", "loss_decode", "loss_auxiliary", "accuracy", "lr", "gradient_norm", "parameter_norm"}
+    assert wanted | {"update_norm", "images_per_second"} <= {name.removeprefix("train/") for name in by_step[4]}
+    assert by_step[4]["train/lr"] == pytest.approx(config.optim.min_lr)
+    evaluation = next(line for line in lines if "eval/whole/miou" in line)
+    assert evaluation["step"] == 4
+    assert evaluation["eval/slide/miou"] == pytest.approx(scores["slide"].summary["miou"])
+    assert "eval/whole/iou/road" in evaluation
+    assert list((workdir / "tensorboard").iterdir())
+    assert final_state(config, workdir)[0] == 4
+
+
+def test_every_pixel_is_scored_once(finished):
+    config, _, scores = finished
+    source = train_module.build_source(config, "eval")
+    labels = np.concatenate([source[i]["label"].ravel() for i in range(len(source))])
+    counts = np.bincount(labels[labels != 255], minlength=19)
+    for s in scores.values():
+        np.testing.assert_array_equal(s.confusion.sum(1), counts)
+
+
+def test_finished_run_is_not_repeated(finished, capsys):
+    config, workdir, _ = finished
+    assert train(config, workdir) is None
+    assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fatal_step", [2, 4])
+def test_resumed_run_equals_an_uninterrupted_one(finished, tmp_path, monkeypatch, fatal_step):
+    config, workdir, _ = finished
+    place, calls = train_module.place_batch, []
+
+    def fail_once(batch, mesh):
+        calls.append(None)
+        if len(calls) == fatal_step:
+            raise KeyboardInterrupt
+        return place(batch, mesh)
+
+    monkeypatch.setattr(train_module, "place_batch", fail_once)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path)
+    monkeypatch.setattr(train_module, "place_batch", place)
+    train(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, final_state(config, tmp_path), final_state(config, workdir))
+
+
+def test_training_lowers_the_loss(tmp_path):
+    config = tiny_config(photometric=False)
+    config.train.update(steps=40, log_every=10)
+    config.eval.update(every=40, modes=("whole",))
+    config.optim.lr = 0.05
+    train(config, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_nan_stops_the_run_and_names_the_steps(tmp_path):
+    config = tiny_config()
+    config.optim.lr = 1e30
+    with pytest.raises(NotFiniteError, match=r"within steps 1\.\.\.2"):
+        train(config, tmp_path)
+    assert not Checkpoints(tmp_path / "checkpoints", best=config.eval.best).steps()
+
+
+def test_workdir_of_another_config_is_refused(finished):
+    config, workdir, _ = finished
+    other = config.copy_and_resolve_references()
+    other.optim.lr = 0.02
+    with pytest.raises(UserError, match=r"optim\.lr"):
+        train(other, workdir)
+
+
+def test_missing_weight_file_leaves_nothing_behind(tmp_path):
+    config = tiny_config()
+    config.init_from = str(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match=r"nowhere\.pth"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

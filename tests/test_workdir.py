@@ -1,0 +1,129 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from cropjax.config import defaults
+from cropjax.errors import UserError
+from cropjax.workdir import load_config, prepare, truncate_metrics
+
+
+def config(**changes):
+    c = defaults("pspnet")
+    c.update_from_flattened_dict(changes)
+    return c.lock()
+
+
+def test_first_run_records_config_and_provenance(tmp_path):
+    workdir = tmp_path / "runs" / "x"
+    prepare(workdir, config())
+
+    assert sorted(p.name for p in workdir.iterdir()) == ["config.json", "provenance.json"]
+    text = (workdir / "config.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+    provenance = json.loads((workdir / "provenance.json").read_text())
+    assert provenance["versions"]["jax"] == jax.__version__
+    assert provenance["versions"]["numpy"] == np.__version__
+    assert provenance["devices"] == {"kind": jax.devices()[0].device_kind, "count": jax.device_count()}
+    assert provenance["command"]
+
+
+def test_config_survives_the_round_trip_with_its_tuples(tmp_path):
+    c = ConfigDict({"sizes": (1, (2.0, 3)), "empty": (), "inner": {"modes": ("whole",), "on": True, "name": ""}})
+    prepare(tmp_path, c.lock())
+    assert load_config(tmp_path) == c
+    assert load_config(tmp_path).to_dict() == c.to_dict()
+    assert load_config(tmp_path).is_locked
+
+    prepare(tmp_path / "defaults", config())
+    assert load_config(tmp_path / "defaults") == config()
+
+
+def test_a_later_run_may_change_length_mesh_workers_and_cadence(tmp_path):
+    prepare(tmp_path, config())
+    provenance = (tmp_path / "provenance.json").read_text()
+    changed = config(**{
+        "train.steps": 7, "train.log_every": 3, "train.checkpoint_every": 4, "eval.every": 5,
+        "data.workers": 2, "data.threads": 9, "mesh.data": 1, "mesh.space": 2,
+    })  # fmt: skip
+    prepare(tmp_path, changed)
+    assert load_config(tmp_path) == changed
+    assert (tmp_path / "provenance.json").read_text() == provenance
+
+
+def test_any_other_difference_is_named_and_changes_nothing(tmp_path):
+    prepare(tmp_path, config())
+    before = (tmp_path / "config.json").read_text()
+    other = config(**{"optim.lr": 0.5, "init_from": "x.npz", "data.crop_size": (64, 32), "train.steps": 1})
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path, other)
+    message = str(error.value)
+    for part in (
+        "optim.lr is 0.01 there and 0.5 here",
+        "init_from is '' there and 'x.npz' here",
+        "data.crop_size is (512, 1024) there and (64, 32) here",
+        str(tmp_path),
+        "--workdir",
+    ):
+        assert part in message
+    assert "train.steps" not in message
+    assert "\n" not in message
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_field_on_one_side_only_is_named(tmp_path):
+    prepare(tmp_path, ConfigDict({"old": 1, "same": 2}))
+    with pytest.raises(UserError, match="new is absent there and 3 here; old is 1 there and absent here"):
+        prepare(tmp_path, ConfigDict({"new": 3, "same": 2}))
+
+
+@pytest.mark.parametrize("text", ["", '{"seed": 0', "[1, 2]", "\x00\x01"])
+def test_damaged_config(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    for use in (load_config, lambda folder: prepare(folder, config())):
+        with pytest.raises(UserError, match=r"config\.json is damaged"):
+            use(tmp_path)
+    assert (tmp_path / "config.json").read_text() == text
+
+
+def test_folders_that_cannot_be_run_folders(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for workdir in (file, file / "below"):
+        with pytest.raises(UserError, match="choose another --workdir"):
+            prepare(workdir, config())
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        load_config(tmp_path / "nowhere")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_failed_write_leaves_the_old_config(tmp_path):
+    prepare(tmp_path, config())
+    before = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json.tmp").mkdir()  # in the way, also of root, whom permissions do not stop
+    with pytest.raises(UserError, match="choose another --workdir"):
+        prepare(tmp_path, config(**{"train.steps": 1}))
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_truncate_metrics(tmp_path):
+    truncate_metrics(tmp_path, 3)
+    assert not list(tmp_path.iterdir())
+
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in (1, 2, 3, 3, 4, 5)]
+    path.write_text("\n".join(lines) + '\n{"step": 3, "lo')
+    truncate_metrics(tmp_path, 3)
+    assert path.read_text() == "".join(line + "\n" for line in lines[:4])
+    truncate_metrics(tmp_path, 0)
+    assert path.read_text() == ""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_truncate_metrics_drops_a_damaged_line_in_the_middle_with_a_warning(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff{"st\n{"step": 2}\n')
+    truncate_metrics(tmp_path, 9)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert "metrics.jsonl:2 is damaged" in caplog.text

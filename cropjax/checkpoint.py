@@ -46,7 +46,7 @@ class _Damaged(Exception):
 
 @dataclasses.dataclass(kw_only=True)
 class _LatestTwoAndBest(PreservationPolicy):
-    """Orbax's own best-n policies count a save without metrics, or the latest, as one to delete."""
+    """Over scores from our seals: with metrics of its own, Orbax does not open a folder in which one is damaged."""
 
     best: Callable[[list[int]], int | None]
 
@@ -97,6 +97,7 @@ class Checkpoints:
             self._prepare_to_save()
             if step in self._manager.all_steps():
                 raise UserError(f"{self.folder / str(step)} exists already: delete it or choose another --workdir")
+            self._scores.pop(step, None)  # of a save of this step that failed or was set aside
             self._scores |= _score(step, seal, self._best)
             items = ocp.args.Composite(state=ocp.args.StandardSave(state), seal=ocp.args.JsonSave(seal))
             self._manager.save(step, args=items, force=True)

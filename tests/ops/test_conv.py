@@ -105,9 +105,9 @@ def test_padding_modes_are_numpys(mode, h, w, dilation):
 
 
 @given(
-    h=SIZES, w=SIZES, kernel=st.sampled_from([(3, 3), (1, 7), (7, 1), (5, 3), (1, 1)]), dilation=st.integers(1, 12)
+    h=SIZES, w=SIZES, kernel=st.sampled_from([(3, 3), (1, 7), (7, 1)]), dilation=st.integers(1, 12)
 )  # fmt: skip
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_depthwise_conv_and_its_gradients_are_those_of_a_grouped_conv(h, w, kernel, dilation):
     x, weights = draw(2, h, w, 3), draw(*kernel, 3)
     padding = tuple(dilation * (k // 2) for k in kernel)  # the map keeps its size, also where the taps leave it

@@ -59,10 +59,10 @@ def test_adaptive_pool_of_bfloat16_averages_in_float32():
     assert (y == 1).all()
 
 
-@given(h=st.integers(1, 12), w=st.integers(1, 12), dtype=st.sampled_from([np.float32, np.int32]))
+@given(h=st.integers(1, 12), w=st.integers(1, 12), dtype=st.sampled_from([jnp.float32, jnp.bfloat16]))
 @settings(max_examples=12)
 def test_max_pool_never_takes_the_padding(h, w, dtype):
-    x = (np.random.default_rng(0).standard_normal((2, h, w, 3)) * 100 - 1000).astype(dtype)
+    x = (np.random.default_rng(0).standard_normal((2, h, w, 3)) - 10).astype(dtype)
     y = max_pool(x)
     expected = [
         [x[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].max((1, 2)) for j in range(0, w, 2)]

@@ -14,7 +14,7 @@ tests/reference/rule.py, so a fixture holds results only. One file a network and
     ac{0,1}/steps      [6]: total loss before each of six SGD steps on the same batch
     ac{0,1}/params     [names]: l2 norm of each parameter after the six steps
 
-`ac1` is align_corners True. Everything else is float64. The name given to rule.summary is the key, and for
+`ac1` is align_corners True. Arrays are float64. The name given to rule.summary is the key, and for
 activations the name in `meta["eval"]`. `meta` is a JSON string.
 """
 

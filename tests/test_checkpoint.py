@@ -1,0 +1,360 @@
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from cropjax.checkpoint import Checkpoints
+from cropjax.errors import UserError
+
+BEST = "whole/miou"
+
+
+def make_state(step, width=5):
+    rng = np.random.default_rng(step)
+    params = {
+        "conv": {"kernel": jnp.asarray(rng.normal(size=(3, width, 40)), jnp.float32)},
+        "half": jnp.asarray(rng.normal(size=7), jnp.bfloat16),
+        "scale": jnp.float32(rng.normal()),
+    }
+    optimizer = optax.chain(
+        optax.add_decayed_weights(0.1), optax.trace(0.9), optax.scale_by_schedule(optax.constant_schedule(1.0))
+    )
+    opt_state = optimizer.update(params, optimizer.init(params), params)[1]
+    return {
+        "params": params,
+        "batch_stats": {"mean": jnp.full(3, step, jnp.float32)},
+        "opt_state": opt_state,
+        "step": jnp.int32(step),
+    }
+
+
+def template_of(state):
+    here = SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
+
+
+TEMPLATE = template_of(make_state(0))
+
+
+def assert_same(state, expected):
+    assert jax.tree.structure(state) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
+
+
+@pytest.fixture
+def open_checkpoints(tmp_path):
+    opened = []
+
+    def open_(folder=tmp_path / "checkpoints"):
+        opened.append(Checkpoints(folder, best=BEST))
+        return opened[-1]
+
+    yield open_
+    for checkpoints in opened:
+        checkpoints.close()
+
+
+@pytest.fixture
+def two(open_checkpoints):
+    """Steps 10 and 20 on disk."""
+    checkpoints = open_checkpoints()
+    for step in (10, 20):
+        checkpoints.save(step, make_state(step), {BEST: step / 100})
+    checkpoints.wait()
+    return checkpoints
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def damage(folder, step):
+    """Removes the arrays, which no restore can miss."""
+    shutil.rmtree(folder / str(step) / "state")
+
+
+def test_nothing_to_restore(open_checkpoints):
+    checkpoints = open_checkpoints()
+    assert checkpoints.restore(TEMPLATE) is None
+    assert checkpoints.restore(TEMPLATE, "best") is None
+    assert not checkpoints.folder.exists()
+
+
+def test_round_trip_keeps_values_dtypes_and_the_optimizer_state(two, open_checkpoints):
+    step, state = open_checkpoints().restore(TEMPLATE)
+    assert step == 20
+    assert_same(state, make_state(20))
+    assert type(state["opt_state"][1]).__name__ == "TraceState"
+    assert all(leaf.sharding == SingleDeviceSharding(jax.devices()[0]) for leaf in jax.tree.leaves(state))
+
+
+def test_a_named_step(two):
+    assert_same(two.restore(TEMPLATE, 10)[1], make_state(10))
+    with pytest.raises(UserError, match=r"no step 15; choose one of \[10, 20\]"):
+        two.restore(TEMPLATE, 15)
+
+
+def test_the_state_may_be_donated_at_once(open_checkpoints):
+    checkpoints = open_checkpoints()
+    state = make_state(1) | {"big": jnp.zeros((1000, 1000))}
+    template = template_of(state)
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    for number in (1, 2, 3):
+        expected = jax.tree.map(lambda x: np.array(x, copy=True), state)
+        checkpoints.save(number, state)
+        for _ in range(3):
+            state = step(state)
+        assert_same(checkpoints.restore(template)[1], expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept", "best"),
+    [
+        ([0.3, 0.9, 0.5, 0.4, 0.1], [2, 4, 5], 2),
+        ([0.1, 0.2, 0.3, 0.4], [3, 4], 4),
+        ([0.9, None, None, None], [1, 3, 4], 1),
+        ([0.5, 0.5, None, None, None], [2, 4, 5], 2),
+        ([0.5, float("nan"), None, None], [1, 3, 4], 1),
+        ([None, None, None], [2, 3], None),
+    ],
+)
+def test_keeps_latest_the_one_before_and_best(open_checkpoints, scores, kept, best):
+    for steps in (range(1, 4), range(4, 9)):  # the second half after a restart
+        checkpoints = open_checkpoints()
+        for step, score in [(s, scores[s - 1]) for s in steps if s <= len(scores)]:
+            checkpoints.save(step, make_state(step), None if score is None else {BEST: np.float32(score), "loss": 1.0})
+        checkpoints.close()
+    assert checkpoints.steps() == kept
+    reader = open_checkpoints()
+    assert reader.restore(TEMPLATE)[0] == kept[-1]
+    if best is None:
+        with pytest.raises(UserError, match=f"no checkpoint carries '{BEST}'"):
+            reader.restore(TEMPLATE, "best")
+    else:
+        step, state = reader.restore(TEMPLATE, "best")
+        assert step == best
+        assert_same(state, make_state(best))
+
+
+def test_metrics_are_stored_with_the_save(two):
+    seal = json.loads((two.folder / "20" / "seal" / "metadata").read_text())
+    assert seal["metrics"] == {BEST: 0.2}
+
+
+def test_a_flipped_bit_never_becomes_a_wrong_value(two, caplog):
+    """Every file of the latest checkpoint, twelve places each: equal values, or the checkpoint before."""
+    rng = np.random.default_rng(0)
+    fell_back = set()
+    for path in files(two.folder / "20"):
+        good = path.read_bytes()
+        for position in np.unique(np.linspace(0, len(good) - 1, 12, dtype=int)):
+            bad = bytearray(good)
+            bad[position] ^= 1 << rng.integers(8)
+            path.write_bytes(bad)
+            caplog.clear()
+            step, state = two.restore(TEMPLATE)
+            assert_same(state, make_state(step))
+            assert ("20 is damaged" in caplog.text) == (step == 10)
+            if step == 10:
+                fell_back.add(path.relative_to(two.folder / "20").parts[0])
+        path.write_bytes(good)
+    assert {"seal", "state"} <= fell_back
+    assert two.restore(TEMPLATE)[0] == 20
+
+
+def test_a_wrong_value_that_reads_well_is_noticed(two, caplog):
+    """As Orbax's own checks would let pass: the arrays of another state under this seal."""
+    shutil.rmtree(two.folder / "20" / "state")
+    shutil.copytree(two.folder / "10" / "state", two.folder / "20" / "state")
+    assert two.restore(TEMPLATE)[0] == 10
+    assert "values of" in caplog.text
+    assert "not those that were saved" in caplog.text
+
+
+def test_truncated_and_deleted_files(two, capfd):
+    fell_back = 0
+    for path in files(two.folder / "20"):
+        good = path.read_bytes()
+        for rest in (None, 0, len(good) // 2, len(good) - 1):
+            path.unlink()
+            if rest is not None:
+                path.write_bytes(good[:rest])
+            step, state = two.restore(TEMPLATE)
+            assert_same(state, make_state(step))
+            fell_back += step == 10
+            path.write_bytes(good)
+    assert fell_back > 10
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("part", [".", "seal", "state"])
+def test_a_half_deleted_checkpoint_falls_back_with_a_warning(two, caplog, part):
+    for path in (two.folder / "20" / part).iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert two.restore(TEMPLATE)[0] == 10
+    assert str(two.folder / "20") in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_after_a_fall_back_the_bad_step_is_set_aside_and_saved_again(two, open_checkpoints):
+    damage(two.folder, 20)
+    assert two.restore(TEMPLATE)[0] == 10
+    assert (two.folder / "20").exists()  # reading changes nothing
+    two.save(15, make_state(15))
+    two.save(20, make_state(20))
+    two.wait()
+    assert sorted(path.name for path in two.folder.iterdir()) == ["10", "15", "20", "20.corrupt"]
+    again = open_checkpoints()
+    assert_same(again.restore(TEMPLATE)[1], make_state(20))
+    assert again.restore(TEMPLATE, "best")[0] == 10
+
+
+def test_damaged_best_or_named_step_is_an_error(two):
+    damage(two.folder, 20)
+    for which in ("best", 20):
+        with pytest.raises(UserError, match=r"20 is damaged .* choose another of \[10, 20\]"):
+            two.restore(TEMPLATE, which)
+
+
+def test_no_good_checkpoint(two):
+    damage(two.folder, 10)
+    damage(two.folder, 20)
+    with pytest.raises(UserError, match=r"no good checkpoint .*delete the folder or choose another --workdir") as error:
+        two.restore(TEMPLATE)
+    assert str(two.folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_network(two):
+    for other, difference in (
+        (make_state(0, width=6), r"params/conv/kernel is float32\[3, 5, 40\] there and float32\[3, 6, 40\] here"),
+        (make_state(0) | {"ema": jnp.zeros(2)}, r"ema is absent there and float32\[2\] here"),
+        (make_state(0) | {"step": jnp.float32(0)}, r"step is int32\[\] there and float32\[\] here"),
+    ):
+        with pytest.raises(UserError, match=f"20 belongs to another network: .*{difference}"):
+            two.restore(template_of(other))
+    with pytest.raises(UserError, match=r"and \d more: go back to"):
+        two.restore({"params": {}})
+
+
+def test_a_step_is_not_overwritten(two):
+    with pytest.raises(UserError, match="20 exists already"):
+        two.save(20, make_state(20))
+
+
+def test_a_full_disk_is_one_line_and_the_good_checkpoints_stay(two):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = {"w": jax.random.normal(jax.random.key(0), (300, 300))}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # the kernel refuses the rest, as on a full disk
+    try:
+        two.save(30, big)
+        with pytest.raises(UserError, match=r"a checkpoint cannot be saved .*File too large.* make room") as error:
+            two.wait()
+        two.save(30, big)
+        with pytest.raises(UserError, match="cannot be saved"):
+            two.save(40, big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert two.restore(TEMPLATE)[0] == 20
+    two.save(30, make_state(30))
+    two.wait()
+    assert sorted(path.name for path in two.folder.iterdir()) == ["20", "30"]
+
+
+def test_orbax_keeps_quiet(open_checkpoints, caplog):
+    caplog.set_level("INFO", logger="absl")
+    checkpoints = open_checkpoints()
+    checkpoints.save(1, make_state(1))
+    checkpoints.restore(TEMPLATE)
+    assert caplog.records == []
+
+
+def test_folders_that_cannot_hold_checkpoints(tmp_path, open_checkpoints):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="is not a folder"):
+        open_checkpoints(file)
+    with pytest.raises(UserError, match=r"cannot be saved .*Not a directory"):
+        open_checkpoints(file / "below").save(1, make_state(1))
+
+
+SCRIPT = """
+    import os, sys, time, signal
+    import jax, numpy as np
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+    from cropjax.checkpoint import Checkpoints
+    checkpoints = Checkpoints(sys.argv[1], best="whole/miou")
+    w = np.random.default_rng(0).normal(size=(2000, 1000)).astype(np.float32)
+"""
+
+
+def run_script(body, folder, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT) + textwrap.dedent(body), folder],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_kill_in_the_middle_of_a_save(tmp_path, open_checkpoints):
+    folder = tmp_path / "checkpoints"
+    result = run_script(
+        """
+        checkpoints.save(1, {"w": jax.numpy.asarray(w)})
+        checkpoints.wait()
+        checkpoints.save(2, {"w": jax.numpy.asarray(w)})
+        while not os.path.exists(sys.argv[1] + "/2.orbax-checkpoint-tmp"):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        folder,
+    )
+    assert result.returncode == -signal.SIGKILL
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"1", "2.orbax-checkpoint-tmp"}
+
+    checkpoints = open_checkpoints()
+    template = template_of({"w": jnp.zeros((2000, 1000))})
+    step, state = checkpoints.restore(template)
+    assert step == 1
+    checkpoints.save(3, state)
+    checkpoints.wait()
+    assert {path.name for path in folder.iterdir()} == {"1", "3"}
+
+
+def test_saved_on_four_devices_restored_on_one(tmp_path, open_checkpoints):
+    folder = tmp_path / "checkpoints"
+    result = run_script(
+        """
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+        state = {"sharded": jax.device_put(w, NamedSharding(mesh, P("data"))),
+                 "replicated": jax.device_put(w[0], NamedSharding(mesh, P()))}
+        assert len(state["sharded"].sharding.device_set) == 4
+        checkpoints.save(5, state)
+        checkpoints.close()
+        """,
+        folder,
+        XLA_FLAGS="--xla_force_host_platform_device_count=4",
+    )
+    assert result.returncode == 0, result.stderr
+    w = np.random.default_rng(0).normal(size=(2000, 1000)).astype(np.float32)
+    expected = {"sharded": jnp.asarray(w), "replicated": jnp.asarray(w[0])}
+    step, state = open_checkpoints().restore(template_of(expected))
+    assert step == 5
+    assert_same(state, expected)

@@ -1,0 +1,92 @@
+"""Cross entropy and accuracy against NumPy, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cropjax.losses import AVERAGES, cross_entropy, pixel_accuracy
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+EPS = np.finfo(np.float32).eps
+BOTH_AVERAGES = pytest.mark.parametrize("average", AVERAGES)
+
+
+def draw(n=2, h=4, w=5, k=7, ignored=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, (n, h, w), np.uint8)
+    labels[rng.random(labels.shape) < ignored] = 255
+    return 3 * rng.standard_normal((n, h, w, k)), labels
+
+
+def plain_terms(logits, labels):
+    """Loss of every valid pixel, and its softmax minus its one-hot label (0 where ignored) [n,h,w,k]."""
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    valid = labels != 255
+    hot = np.eye(logits.shape[-1])[np.where(valid, labels, 0)]
+    return -np.log((p * hot).sum(-1))[valid], np.where(valid[..., None], p - hot, 0)
+
+
+@BOTH_AVERAGES
+@given(n=st.integers(1, 3), k=st.integers(2, 20), ignored=st.sampled_from([0.0, 0.3, 0.9]), seed=st.integers(0, 99))
+@settings(max_examples=6)
+def test_cross_entropy_and_its_gradient_are_their_definition(average, n, k, ignored, seed):
+    logits, labels = draw(n, k=k, ignored=ignored, seed=seed)
+    value, grad = jax.jit(jax.value_and_grad(lambda x: cross_entropy(x, labels, average=average)))(logits)
+    terms, slope = plain_terms(logits, labels)
+    count = (labels.size if average == "all" else terms.size) + EPS
+    np.testing.assert_allclose(value, terms.sum() / count, rtol=1e-12)
+    np.testing.assert_allclose(grad, slope / count, atol=1e-15)
+    assert not np.any(grad[labels == 255])
+
+
+def test_averages_differ_by_the_share_of_valid_pixels():
+    logits, labels = draw()
+    losses = {average: cross_entropy(logits, labels, average=average) for average in AVERAGES}
+    assert losses["all"] / losses["valid"] == pytest.approx((labels != 255).mean())
+    assert cross_entropy(logits, labels) == losses["all"]
+
+
+@BOTH_AVERAGES
+def test_nothing_valid_costs_nothing(average):
+    logits, labels = draw(ignored=1.1)
+    value, grad = jax.value_and_grad(lambda x: cross_entropy(x, labels, average=average))(logits)
+    assert value == 0
+    assert not np.any(grad)
+    assert pixel_accuracy(logits, labels) == 100
+
+
+def test_far_logits_stay_finite():
+    logits = np.zeros((1, 1, 2, 3), np.float32)
+    logits[0, 0, 0, 0], logits[0, 0, 1, 1] = 1e4, -1e4
+    labels = np.array([[[1, 1]]], np.uint8)
+    value, grad = jax.value_and_grad(lambda x: cross_entropy(x, labels))(logits)
+    np.testing.assert_allclose(value, 1e4, rtol=1e-4)
+    assert np.isfinite(grad).all()
+
+
+def test_bfloat16_logits_are_judged_in_float32():
+    logits, labels = draw(k=19, h=33, w=33)
+    narrow = jnp.asarray(logits, jnp.bfloat16)
+    loss = cross_entropy(narrow, labels)
+    assert loss.dtype == jnp.float32
+    terms, _ = plain_terms(np.asarray(narrow, np.float64), labels)
+    np.testing.assert_allclose(loss, terms.sum() / labels.size, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.5])
+def test_accuracy_counts_valid_pixels(ignored):
+    logits, labels = draw(h=20, w=20, ignored=ignored)
+    valid = labels != 255
+    expected = 100 * (logits.argmax(-1) == labels)[valid].mean()
+    np.testing.assert_allclose(pixel_accuracy(logits, labels), expected, rtol=1e-8)
+
+
+def test_accuracy_is_100_where_every_pixel_is_right():
+    _, labels = draw(ignored=0.5)
+    perfect = np.eye(256)[labels][..., :7]
+    assert pixel_accuracy(perfect, labels) == 100

@@ -1,6 +1,6 @@
 """A small DeepLabV3+ on drawn street scenes: a few minutes on two CPU cores, no data set needed.
 
-python -m cropjax.main --config configs/demo.py
+    python -m cropjax.main --config configs/demo.py
 """
 
 from cropjax.config import defaults
@@ -13,12 +13,14 @@ def get_config():
     config.model.auxiliary.channels = 16
 
     config.data.source = "streets"
-    config.data.streets.update(size=(128, 256), train_count=2000, eval_count=50)
+    config.data.streets.update(size=(128, 256), train_count=500, eval_count=50)
     config.data.scale = (256, 128)
+    config.data.ratio_range = (0.75, 1.5)
     config.data.crop_size = (128, 128)
+    config.data.in_memory = True
     config.data.threads = 2
 
-    config.optim.update(lr=0.05, min_lr=1e-4)
-    config.train.update(steps=600, batch_size=8, log_every=50, checkpoint_every=200)
-    config.eval.update(every=300, batch_size=10, location_prior=300)
+    config.optim.update(lr=0.1, min_lr=1e-4, warmup_steps=50)
+    config.train.update(steps=1000, batch_size=8, log_every=50, checkpoint_every=500)
+    config.eval.update(every=500, batch_size=10, location_prior=300)
     return config

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cropjax import optim
 from cropjax.data.labels import CAMVID, CITYSCAPES
-from cropjax.data.sources import CamVid, Cityscapes
+from cropjax.data.sources import CamVid, Cityscapes, InMemory
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
 from cropjax.errors import UserError
@@ -28,7 +28,7 @@ from cropjax.ops.conv import PADDING_MODES
 
 HEADS = {"pspnet": PSPHead, "deeplabv3plus": DeepLabV3PlusHead}
 LABELS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "streets": CITYSCAPES}
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float64")  # float64 needs JAX_ENABLE_X64, for checks
 MODES = ("whole", "slide")
 
 
@@ -69,6 +69,7 @@ def defaults(network):
     data.cat_max_ratio = 0.75
     data.flip = 0.5
     data.photometric = True
+    data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
@@ -197,10 +198,15 @@ def build_source(config, split):
     """The records of `split`, "train" or "eval"."""
     c = config.data
     name = c[f"{split}_split"]
-    if c.source == "streets":
-        return Streets(name, c.streets[f"{split}_count"], tuple(c.streets.size), c.streets.seed)
     root = Path(c.root or Path(os.environ.get("CROPJAX_DATA", "data"), c.source))
-    return {"cityscapes": Cityscapes, "camvid": CamVid}[c.source](root, name)
+    match c.source:
+        case "streets":
+            source = Streets(name, c.streets[f"{split}_count"], tuple(c.streets.size), c.streets.seed)
+        case "cityscapes":
+            source = Cityscapes(root, name)
+        case "camvid":
+            source = CamVid(root, name)
+    return InMemory(source) if split == "train" and c.in_memory else source
 
 
 def build_augment(config):

@@ -52,7 +52,7 @@ def from_upstream(path, value):
     """The inverse of `to_upstream`."""
     if not path.endswith(".kernel") or value.ndim != 4:
         return value
-    depthwise = path.endswith(".depthwise.kernel")
+    depthwise = path.endswith(".depthwise.kernel") and value.shape[1] == 1
     return value[:, 0].transpose(1, 2, 0) if depthwise else value.transpose(2, 3, 1, 0)
 
 

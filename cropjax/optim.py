@@ -21,7 +21,8 @@ def poly(step, *, lr, min_lr, power, steps, warmup_steps=0, warmup_factor=1e-6):
     goes from `lr warmup_factor` to `lr` in `warmup_steps`. Source: mmengine's PolyLR and LinearLR as mmsegmentation's
     Cityscapes schedules use them.
     """
-    done = (step - warmup_steps) / max(steps - warmup_steps - 1, 1)
-    decayed = (lr - min_lr) * jnp.clip(1 - done, 0, 1) ** power + min_lr
+    total = max(steps - warmup_steps - 1, 1)
+    left = (warmup_steps + total - step) / total  # 1 - t / total would not end at exactly 0 in float32
+    decayed = (lr - min_lr) * jnp.clip(left, 0, 1) ** power + min_lr
     warm = lr * (warmup_factor + (1 - warmup_factor) * step / max(warmup_steps - 1, 1))
     return jnp.where(step < warmup_steps, warm, decayed)

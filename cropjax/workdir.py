@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
-from absl import logging
 from ml_collections import ConfigDict
 
 from cropjax.errors import UserError
@@ -28,6 +27,10 @@ MAY_DIFFER = (
     "train.log_every",
     "train.checkpoint_every",
     "eval.every",
+    "eval.panels",
+    "eval.batch_size",
+    "data.root",
+    "data.in_memory",
     "data.workers",
     "data.threads",
     "mesh",
@@ -68,23 +71,6 @@ def load_config(workdir: str | Path) -> ConfigDict:
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged: restore it, or choose another --workdir")
     return ConfigDict(_with_tuples(values)).lock()
-
-
-def truncate_metrics(workdir: str | Path, step: int) -> None:
-    """Drops from metrics.jsonl what was recorded after `step`, where a run resumes, and a line that a kill tore."""
-    path = Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = []
-    for number, line in enumerate(lines, 1):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            if number < len(lines):
-                logging.warning("%s:%d is damaged and dropped", path, number)
-    _write(path, "".join(kept))
 
 
 def _check_same(workdir, stored, given):

@@ -126,7 +126,7 @@ def test_parts_left_out_keep_their_values_and_may_have_any_shape():
 
 
 def refusal(state_dict, network="pspnet", **args):
-    with pytest.raises(UserError, match="^init_from: file.pth ") as error:
+    with pytest.raises(UserError, match=r"^init_from: file\.pth ") as error:
         load_torch_state(weights(network), state_dict, source="file.pth", **args)
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -11,7 +11,7 @@ from cropjax.losses import AVERAGES, cross_entropy, pixel_accuracy
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-EPS = np.finfo(np.float32).eps
+EPS = float(np.finfo(np.float32).eps)
 BOTH_AVERAGES = pytest.mark.parametrize("average", AVERAGES)
 
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from cropjax.config import defaults
 from cropjax.errors import UserError
-from cropjax.workdir import load_config, prepare, truncate_metrics
+from cropjax.workdir import load_config, prepare
 
 
 def config(**changes):
@@ -106,24 +106,3 @@ def test_a_failed_write_leaves_the_old_config(tmp_path):
     with pytest.raises(UserError, match="choose another --workdir"):
         prepare(tmp_path, config(**{"train.steps": 1}))
     assert (tmp_path / "config.json").read_text() == before
-
-
-def test_truncate_metrics(tmp_path):
-    truncate_metrics(tmp_path, 3)
-    assert not list(tmp_path.iterdir())
-
-    path = tmp_path / "metrics.jsonl"
-    lines = [json.dumps({"step": step, "loss": 1 / step}) for step in (1, 2, 3, 3, 4, 5)]
-    path.write_text("\n".join(lines) + '\n{"step": 3, "lo')
-    truncate_metrics(tmp_path, 3)
-    assert path.read_text() == "".join(line + "\n" for line in lines[:4])
-    truncate_metrics(tmp_path, 0)
-    assert path.read_text() == ""
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_truncate_metrics_drops_a_damaged_line_in_the_middle_with_a_warning(tmp_path, caplog):
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff{"st\n{"step": 2}\n')
-    truncate_metrics(tmp_path, 9)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert "metrics.jsonl:2 is damaged" in caplog.text

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cropjax.data import streets
+from cropjax.data import street_drawing as drawing
 from cropjax.data.labels import CITYSCAPES, IGNORE
-from cropjax.data.streets import Canvas, Streets, figure, make_street
+from cropjax.data.street_drawing import Canvas, figure
+from cropjax.data.streets import SPLITS, Streets, make_street
 from cropjax.errors import UserError
 
 
@@ -23,8 +24,8 @@ def digest(record):
 
 
 def blank(size=(96, 192)):
-    street = make_street(np.random.default_rng(0))
-    canvas = Canvas(size, street, haze=np.full(3, 200.0), sun=np.ones(3))
+    camera = make_street(np.random.default_rng(0)).camera
+    canvas = Canvas(size, camera, haze=np.full(3, 200.0), sun=np.ones(3))
     canvas.label[:] = IGNORE
     return canvas
 
@@ -96,7 +97,7 @@ def test_the_same_bits_on_every_thread_and_process():
 
 
 def test_index_split_and_seed_each_make_another_scene():
-    scenes = [Streets(split, 3, (32, 64), seed)[i] for split in streets.SPLITS for seed in (0, 1) for i in range(3)]
+    scenes = [Streets(split, 3, (32, 64), seed)[i] for split in SPLITS for seed in (0, 1) for i in range(3)]
     assert len({digest(scene) for scene in scenes}) == len(scenes)
     assert len({scene["name"] for scene in scenes}) == 9  # names tell split and index
     assert digest(Streets("val", 3, (32, 64))[2]) == digest(Streets("val", 1000, (32, 64))[2])
@@ -116,23 +117,23 @@ def test_sequence_protocol():
 @given(st.lists(st.tuples(st.floats(-1.5, 1.5), st.floats(-0.5, 1.5)), min_size=3, max_size=8))
 def test_image_and_label_change_at_the_same_pixels(points):
     canvas = blank()
-    canvas.flat(np.array(points), np.array([10, 20, 30]), streets.CAR)
-    np.testing.assert_array_equal((canvas.image != 0).any(-1), canvas.label == streets.CAR)
+    canvas.flat(np.array(points), np.array([10, 20, 30]), drawing.CAR)
+    np.testing.assert_array_equal((canvas.image != 0).any(-1), canvas.label == drawing.CAR)
 
 
 def test_a_rider_is_drawn_like_a_person():
     person, rider = blank(), blank()
-    for canvas, label in ((person, streets.PERSON), (rider, streets.RIDER)):
+    for canvas, label in ((person, drawing.PERSON), (rider, drawing.RIDER)):
         figure(canvas, np.random.default_rng(1), 0, 0, 6, label)
     np.testing.assert_array_equal(person.image, rider.image)
-    assert (person.label == streets.PERSON).sum() == (rider.label == streets.RIDER).sum() > 50
+    assert (person.label == drawing.PERSON).sum() == (rider.label == drawing.RIDER).sum() > 50
 
 
 def test_riders_have_a_two_wheeler_at_their_feet(labels):
     train, _ = labels
-    near = [cv2.dilate((label == streets.RIDER).astype(np.uint8), np.ones((7, 7))) for label in train]
-    wheels = (train == streets.MOTORCYCLE) | (train == streets.BICYCLE)
-    large = [i for i in range(len(train)) if (train[i] == streets.RIDER).sum() > 20]
+    near = [cv2.dilate((label == drawing.RIDER).astype(np.uint8), np.ones((7, 7))) for label in train]
+    wheels = (train == drawing.MOTORCYCLE) | (train == drawing.BICYCLE)
+    large = [i for i in range(len(train)) if (train[i] == drawing.RIDER).sum() > 20]
     assert len(large) > 20
     assert np.mean([(wheels[i] & (near[i] > 0)).any() for i in large]) > 0.9
 
@@ -141,8 +142,8 @@ def test_things_shrink_with_distance():
     heights = []
     for z in (10, 20, 40):
         canvas = blank((400, 800))
-        figure(canvas, np.random.default_rng(2), 0, 0, z, streets.PERSON)
-        heights.append((canvas.label == streets.PERSON).any(1).sum())
+        figure(canvas, np.random.default_rng(2), 0, 0, z, drawing.PERSON)
+        heights.append((canvas.label == drawing.PERSON).any(1).sum())
     np.testing.assert_allclose(np.array(heights) / heights[1], [2, 1, 0.5], rtol=0.1)
 
 

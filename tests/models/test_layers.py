@@ -112,7 +112,7 @@ def test_float32_survives_a_mean_far_above_the_deviation():
     assert y.dtype == jnp.float32
     # One-pass float32, E[x^2] - E[x]^2, is off by about 0.06 where the variance is 1e-6.
     np.testing.assert_allclose(weights["batch_stats"]["var"], wide.var((0, 1, 2), ddof=1), rtol=1e-2)
-    np.testing.assert_allclose(y, plain_norm(wide, 1, 0), atol=2e-2)
+    np.testing.assert_allclose(y, plain_norm(wide, 1, 0), atol=1e-2)
 
 
 def test_bfloat16_is_normalised_in_float32():
@@ -126,8 +126,7 @@ def test_bfloat16_is_normalised_in_float32():
     np.testing.assert_allclose(np.asarray(y, np.float64), plain_norm(wide, 1, 0), rtol=2**-8, atol=1e-5)
 
 
-def test_statistics_carry_no_gradient_and_cast_no_shadow():
-    """A second call normalises by its own batch, whatever the first one left behind."""
+def test_training_does_not_depend_on_the_running_statistics():
     norm, x = batch_norm(), draw(2, 3, 3, 3)
     y, _ = run(norm, x, True)
     norm.mean[...], norm.var[...] = np.full(3, 7.0), np.full(3, 9.0)

@@ -15,6 +15,7 @@ from cropjax.step import merge_model, segmentation_loss, split_model
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
+POOLED = {"pspnet": [f"head.pools.{i}" for i in range(4)], "deeplabv3plus": ["head.image_pool"]}
 # Stride of the logits where the output stride is 8.
 STRIDES = {"pspnet": 8, "deeplabv3plus": 4}
 NETWORKS = pytest.mark.parametrize("network", STRIDES)
@@ -141,8 +142,8 @@ def test_align_corners_reaches_the_head(network):
 @NETWORKS
 def test_pool_norm_off_is_a_bias_and_trains_on_one_image(network):
     config = narrow(network)
-    (name, *_) = pooled = {"pspnet": [f"head.pools.{i}" for i in range(4)], "deeplabv3plus": ["head.image_pool"]}[network]
-    with pytest.raises(UserError, match=rf"^{name}\.norm: .*--config\.model\.head\.pool_norm=False"):
+    pooled = POOLED[network]
+    with pytest.raises(UserError, match=rf"^{pooled[0]}\.norm: .*--config\.model\.head\.pool_norm=False"):
         shapes(config, 1, 41, 33, train=True)
 
     config.model.head.pool_norm = False

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 def cells(size, bins):
     edges = [Fraction(i * size, bins) for i in range(bins + 1)]
-    return [(math.floor(a), math.ceil(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(math.floor(a), math.ceil(b)) for a, b in pairwise(edges)]
 
 
 def plain_pool(x, bins):

@@ -25,9 +25,7 @@ def position(i, size, out, align_corners):
 def hats(size, out, align_corners):
     """Weight of every source pixel for every output pixel [out, size], one scalar at a time."""
     return np.array(
-        [
-            [max(0.0, 1 - abs(position(i, size, out, align_corners) - s)) for s in range(size)] for i in range(out)
-        ]  # fmt: skip
+        [[max(0.0, 1 - abs(position(i, size, out, align_corners) - s)) for s in range(size)] for i in range(out)]
     )
 
 

@@ -1,0 +1,75 @@
+"""Compares one training run on one device with the same on several; run by test_devices.py in a process of its own.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/devices.py float64 4x1 2x2
+
+Prints JSON: for each mesh (data x space) and number of BatchNorm groups the largest relative difference of any tensor's
+update after five steps, and in float32, for scale, that of permuting the batch on one device (within its groups).
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+from tiny import tiny_config
+
+from cropjax.config import build_augment, build_model, build_optimizer, build_source
+from cropjax.data.pipeline import train_batches
+from cropjax.sharding import place_batch
+from cropjax.step import create_state, make_train_step, split_model
+
+STEPS = 5
+
+
+def run(config, batches, shape, dtype):
+    """Losses of the steps, and how far each tensor of params and batch_stats went from its start, {path: array}."""
+    count = shape[0] * shape[1]
+    mesh = jax.make_mesh(shape, ("data", "space"), (AxisType.Auto,) * 2, devices=jax.devices()[:count])
+    graph, weights = split_model(build_model(config))
+    weights = jax.tree.map(lambda x: np.asarray(x, dtype), weights)
+    direction, schedule = build_optimizer(config)
+    state = create_state(weights, direction, mesh)
+    step = make_train_step(graph, direction, schedule, config, mesh)
+    losses = []
+    for batch in batches:
+        state, report = step(state, place_batch(batch, mesh))
+        losses.append(float(report.loss.compute()))
+    moved = jax.tree.map(lambda new, old: np.asarray(new) - old, {k: state[k] for k in weights}, weights)
+    return losses, {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(moved)}
+
+
+def distance(run, reference):
+    """Largest relative difference of a tensor's update (floor 1e-12), and of the first step's loss."""
+    (losses, moved), (reference_losses, expected) = run, reference
+    worst = max(np.abs(moved[k] - v).max() / max(np.abs(v).max(), 1e-12) for k, v in expected.items())
+    return {"update": float(worst), "first_loss": abs(losses[0] / reference_losses[0] - 1)}
+
+
+def main(dtype, meshes):
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    report = {}
+    for groups in (1, 4):
+        config = tiny_config()
+        config.train.update(batch_size=8, steps=STEPS, dtype=dtype)
+        config.model.norm.groups = groups
+        # Dropout draws by position in the batch: off, so that permuting the batch changes nothing but rounding.
+        config.model.head.dropout = config.model.auxiliary.dropout = 0.0
+        source = build_source(config, "train")
+        stream = train_batches(source, build_augment(config), seed=0, batch_size=8)
+        batches = [next(stream) for _ in range(STEPS)]
+        stream.close()
+        size = 8 // groups
+        order = np.arange(8).reshape(groups, size)[::-1, ::-1].ravel()
+        permuted = [{k: v[order] for k, v in batch.items()} for batch in batches]
+
+        one = run(config, batches, (1, 1), dtype)
+        for shape in meshes:
+            report[f"groups {groups}, mesh {shape}"] = distance(run(config, batches, shape, dtype), one)
+        if dtype == "float32":
+            report[f"groups {groups}, permuted batch"] = distance(run(config, permuted, (1, 1), dtype), one)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], [tuple(map(int, mesh.split("x"))) for mesh in sys.argv[2:]])

@@ -1,0 +1,119 @@
+"""A user's mistakes end in one line that names the file or the field and the mend, and leave nothing behind."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+DEMO = "configs/demo.py"
+
+
+def run(tmp_path, *args, config=DEMO, module="cropjax.main"):
+    command = [sys.executable, "-m", module, "--workdir", str(tmp_path / "run")]
+    command += ["--config", str(config)] if config else []
+    return subprocess.run([*command, *args], capture_output=True, text=True, check=False)
+
+
+def mistake(tmp_path, *args, **kwargs):
+    """The one line of a run that must fail before it has written anything."""
+    result = run(tmp_path, *args, **kwargs)
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "run").exists()
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("cropjax: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("argument", "wanted"),
+    [
+        ("--config.train.stepz=3", ["'stepz'", "'steps'"]),
+        ("--config.train.steps=many", ["config.train.steps", "many"]),
+        ("--config.train.steps=0", ["train.steps", "0"]),
+        ("--config.train.dtype=float8", ["train.dtype", "bfloat16"]),
+        ("--config.model.backbone.depth=34", ["model.backbone.depth", "18, 50, 101"]),
+        ("--config.model.head.dilations=(1,0)", ["model.head.dilations", "0"]),
+        ("--config.data.crop_size=(3,4,5)", ["data.crop_size"]),
+        ("--config.data.ratio_range=(2.0,0.5)", ["data.ratio_range"]),
+        ("--config.eval.stride=(900,900)", ["eval.stride", "eval.window"]),
+        ("--config.eval.best=slide/miou", ["eval.best", "whole/miou"]),
+        ("--config.model.norm.groups=3", ["model.norm.groups", "train.batch_size"]),
+        ("--config.train.batch_size=1", ["image_pool", "train.batch_size", "pool_norm"]),
+        ("--config.mesh.data=2", ["mesh.data", "1 devices"]),
+        ("--config.init_from=nowhere.pth", ["nowhere.pth", "init_from"]),
+        ("--config.data.source=cityscapes", ["cityscapes", "www.cityscapes-dataset.com", "data.source=streets"]),
+        ("--config.data.streets.size=(8,8)", ["data.streets.size"]),
+        ("--workdr=x", ["workdr", "workdir"]),
+        ("left over", ["left over"]),
+    ],
+)
+def test_field(tmp_path, argument, wanted):
+    line = mistake(tmp_path, argument)
+    for text in wanted:
+        assert text in line
+
+
+def test_batch_that_does_not_divide_among_the_devices(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
+    line = mistake(tmp_path)
+    assert "train.batch_size = 8" in line
+    assert "3" in line
+
+
+def test_config_file(tmp_path):
+    assert "--config is missing" in mistake(tmp_path, config=None)
+    assert "nowhere.py" in mistake(tmp_path, config="nowhere.py")
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    broken = configs / "broken.py"
+    broken.write_text("from cropjax.config import defaults\n\ndef get_config():\n    return defaults('pspnet').trian\n")
+    assert "'trian'" in mistake(tmp_path, config=broken)
+    broken.write_text("def get_config(:\n")
+    assert "broken.py" in mistake(tmp_path, config=broken)
+
+
+def camvid(root, damage):
+    """Two images of each split in CamVid's layout, one thing wrong."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            for folder, shape, top in ((split, (36, 48, 3), 256), (split + "annot", (36, 48), 12)):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(root / folder / f"{name}.png"), rng.integers(0, top, shape, dtype=np.uint8))
+    damage(root)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("damage", "wanted"),
+    [
+        (lambda root: (root / "trainannot/b.png").unlink(), ["no label", "(b)"]),
+        (lambda root: (root / "train/b.png").unlink(), ["no image", "(b)"]),
+        (lambda root: cut(root / "train/b.png"), ["b.png"]),
+        (lambda root: (root / "train/b.png").write_text("no image"), ["b.png"]),
+        (lambda root: cv2.imwrite(str(root / "trainannot/b.png"), np.full((36, 48), 99, np.uint8)), ["b.png", "99"]),
+        (lambda root: cv2.imwrite(str(root / "trainannot/b.png"), np.zeros((30, 48), np.uint8)), ["b.png", "48"]),
+    ],
+    ids=["no-label", "no-image", "truncated", "not-an-image", "label-value", "size"],
+)
+def test_data(tmp_path, damage, wanted):
+    camvid(tmp_path / "data", damage)
+    settings = {"data.source": "camvid", "data.root": tmp_path / "data", "data.scale": "(48,36)"}
+    settings |= {"data.crop_size": "(33,33)", "model.backbone.width": 4, "train.batch_size": 2, "train.steps": 4}
+    result = run(tmp_path, *[f"--config.{name}={value}" for name, value in settings.items()])
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    line = next(line for line in result.stderr.splitlines() if line.startswith("cropjax: "))
+    for text in wanted:
+        assert text in line
+
+
+def test_evaluation_without_a_run(tmp_path):
+    assert "no checkpoint" in mistake(tmp_path, module="cropjax.evaluate")
+    assert "--checkpoint=first" in mistake(tmp_path, "--checkpoint=first", module="cropjax.evaluate")

@@ -1,0 +1,84 @@
+"""Every file under configs/ builds at full size, and a shrunken one of its kind takes a step and is evaluated."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cropjax import train as train_module
+from cropjax.config import build_model, build_optimizer, label_set, validate
+from cropjax.sharding import make_mesh
+from cropjax.step import abstract_state, make_train_step, split_model
+from cropjax.train import check_step, train
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_is_valid_and_says_how_to_run_it(path):
+    module, config = load(path)
+    validate(config)
+    assert config.is_locked
+    assert f"python -m cropjax.main --config configs/{path.name}" in module.__doc__
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_step_of_the_full_size_traces(path):
+    _, config = load(path)
+    mesh = make_mesh(data=1, space=-1)
+    graph, weights = split_model(build_model(config))
+    direction, schedule = build_optimizer(config)
+    step = make_train_step(graph, direction, schedule, config, mesh)
+    check_step(step, abstract_state(weights, direction, mesh), config, mesh)
+
+
+def shrink(config):
+    """The same program in small: widths, sizes and counts change, topology and settings do not."""
+    config.init_from = ""
+    config.model.backbone.width = 4
+    config.model.head.channels = 8
+    config.model.auxiliary.channels = 4
+    config.data.source = "streets"
+    config.data.streets.update(size=(32, 64), train_count=2, eval_count=1)
+    config.data.scale = (64, 32)
+    config.data.crop_size = tuple(min(side, 33) if side % 2 else 32 for side in config.data.crop_size)
+    config.train.update(steps=1, batch_size=2)
+    config.eval.update(window=(33, 33), stride=(17, 17), batch_size=1, location_prior=0)
+    return config
+
+
+def topology(config):
+    """What makes a shrunken program another one."""
+    return json.dumps([config.model.to_dict(), config.data.crop_size, config.eval.modes, config.loss.to_dict()])
+
+
+DISTINCT = {topology(shrink(load(path)[1])): path for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", DISTINCT.values(), ids=lambda path: path.stem)
+@pytest.mark.usefixtures("quick_compile")
+def test_shrunken_config_trains_and_evaluates(path, tmp_path):
+    config = shrink(load(path)[1])
+    scores = train(config, tmp_path)
+    assert set(scores) == set(config.eval.modes)
+    for s in scores.values():
+        assert s.confusion.sum() == np.sum(train_module.build_source(config, "eval")[0]["label"] != 255)
+        assert len(s.iou) == label_set(config).num_classes
+
+
+@pytest.mark.parametrize(("name", "millions"), [("pspnet_512", 48.975494), ("deeplab_769", 43.589878)])
+def test_number_of_parameters(name, millions):
+    _, config = load(next(path for path in CONFIGS if path.stem == name))
+    _, weights = split_model(build_model(config))
+    assert sum(leaf.size for leaf in jax.tree.leaves(weights["params"])) == round(millions * 1e6)

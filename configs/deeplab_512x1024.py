@@ -2,8 +2,8 @@
 
     python -m cropjax.main --config configs/deeplab_512x1024.py --workdir runs/deeplab_512x1024
 
-Upstream's deeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024.py, nothing changed: batch 8, 80k steps, whole images at test,
-align_corners off. Upstream publishes mIoU 80.09.
+Upstream's deeplabv3plus_r50-d8_4xb2-80k_cityscapes-512x1024.py, nothing changed: batch 8, 80k steps, whole images at
+test, align_corners off. Upstream publishes mIoU 80.09.
 Hardware: four GPUs with two crops each upstream; not run by us yet.
 """
 

@@ -1,6 +1,6 @@
 """A small DeepLabV3+ on drawn street scenes: a few minutes on two CPU cores, no data set needed.
 
-    python -m cropjax.main --config configs/demo.py
+python -m cropjax.main --config configs/demo.py
 """
 
 from cropjax.config import defaults

@@ -1,1 +1,1 @@
-"""cropjax."""
+"""Semantic segmentation in JAX: what does the training crop do to a network, and why?"""

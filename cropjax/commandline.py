@@ -29,6 +29,9 @@ def _guarded(function, *args):
     except UserError as error:
         print(f"cropjax: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("cropjax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parse(argv):
@@ -42,6 +45,8 @@ def _parse(argv):
     except OSError as error:
         name = config_flags.get_config_filename(flags.FLAGS["config"])
         raise UserError(f"--config: cannot read {name}; the files that come with us are in configs/") from error
+    except SyntaxError as error:
+        raise UserError(f"--config: {error.filename}:{error.lineno}: {error.msg}") from error
     except Exception as error:  # the config file is Python: whatever it raises is the user's to see
         raise UserError(f"--config: {_where(error)}{_one_line(error)}") from error
     if len(rest) > 1:

@@ -44,9 +44,7 @@ def defaults(network):
     config.model = model = ConfigDict()
     model.name = network
     model.align_corners = False
-    model.backbone = dict(
-        depth=50, width=64, output_stride=8, contract_dilation=True, deep_stem=True, padding_mode="zeros"
-    )
+    model.backbone = dict(depth=50, width=64, output_stride=8, contract_dilation=True, padding_mode="zeros")
     head = dict(channels=512, pool_norm=True, dropout=0.1, padding_mode="zeros")
     if network == "pspnet":
         head |= dict(pool_scales=(1, 2, 3, 6))
@@ -145,12 +143,13 @@ def validate(config):
     for field, share in (
         ("data.cat_max_ratio", c.data.cat_max_ratio),
         ("data.flip", c.data.flip),
-        ("model.head.dropout", c.model.head.dropout),
-        ("model.auxiliary.dropout", c.model.auxiliary.dropout),
         ("model.norm.momentum", c.model.norm.momentum),
     ):
         if not 0 <= share <= 1:
             raise UserError(f"{field} = {share} must lie in 0...1")
+    for part in ("head", "auxiliary"):
+        if not 0 <= c.model[part].dropout < 1:
+            raise UserError(f"model.{part}.dropout = {c.model[part].dropout} must be at least 0 and below 1")
     if any(s > w for s, w in zip(c.eval.stride, c.eval.window, strict=True)):
         raise UserError(f"eval.stride = {c.eval.stride} is larger than eval.window = {c.eval.window}: pixels between "
                         "windows would have no prediction")  # fmt: skip

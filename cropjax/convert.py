@@ -33,6 +33,8 @@ NAMES = [
     (r"\.var$", ".running_var"),
 ]
 
+PARTS = {"backbone": "backbone", "head": "decode_head", "auxiliary": "auxiliary_head"}
+
 
 def upstream_name(path):
     """mmsegmentation's key of the parameter or statistic at `path`, dotted: `head.skip.conv.kernel` and so on."""
@@ -72,14 +74,14 @@ def load_torch_state(weights, state_dict, *, source="the weights", parts=("backb
     state_dict = {k: v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")}
     if not any(key.startswith("backbone.") for key in state_dict):
         state_dict = {f"backbone.{k}": v for k, v in state_dict.items() if not k.startswith("fc.")}
-        parts = ("backbone",)
+    left_out = tuple(f"{upstream}." for ours, upstream in PARTS.items() if ours not in parts)
+    state_dict = {k: v for k, v in state_dict.items() if not k.startswith(left_out)}
     unused, missing, unlike = set(state_dict), [], []
 
     def fill(keys, leaf):
         path = jax.tree_util.keystr(keys[1:], simple=True, separator=".")
         key = upstream_name(path)
         if path.split(".")[0] not in parts:
-            unused.discard(key)
             return leaf
         if key not in state_dict:
             missing.append(key)

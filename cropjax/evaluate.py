@@ -101,10 +101,19 @@ def evaluate_run(config, workdir):
         print(f"\n{workdir} step {step}, {config.data.eval_split} split, {len(source)} images, {mode}")
         print(s.table(names))
     report = {
-        mode: s.summary | {"iou": dict(zip(names, s.iou.tolist(), strict=True)), "confusion": s.confusion.tolist()}
+        mode: {
+            **{name: _number(value) for name, value in s.summary.items()},
+            "iou": {name: _number(value) for name, value in zip(names, s.iou, strict=True)},
+            "confusion": s.confusion.tolist(),
+        }
         for mode, s in scores.items()
     }
     (workdir / "evaluation.json").write_text(json.dumps({"step": step, **report}, indent=1) + "\n")
+
+
+def _number(value):
+    """JSON has no nan: a class that neither occurs nor is predicted has null."""
+    return None if np.isnan(value) else float(value)
 
 
 if __name__ == "__main__":

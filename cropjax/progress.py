@@ -67,9 +67,9 @@ class Progress:
                 self._print(self._line(self._eta()))
             self._next = self.elapsed + self._interval
 
-    def line(self, **values):
-        """Print a line now, above the bar on a terminal; nothing in the first `QUIET_SECONDS`."""
-        self._values |= values
+    def line(self, done, **values):
+        """As `update`, and print a line now, above the bar on a terminal; nothing in the first `QUIET_SECONDS`."""
+        self._count(done, values)
         if self.elapsed >= QUIET_SECONDS:
             self._print(self._line(self._eta()))
             self._next = self.elapsed + self._interval

@@ -112,8 +112,8 @@ def train(config, workdir):
         writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
     say(
-        f"{config.model.name}, {count / 1e6:.3f} M parameters, {jax.device_count()} {jax.devices()[0].device_kind} "
-        f"device(s); {len(train_source)} images to train on, {len(eval_source)} to evaluate"
+        f"{config.model.name}, {count / 1e6:.3f} M parameters, devices: {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
     )
 
     # --------------------------------------------------------------------------------------------- jitted functions
@@ -161,14 +161,14 @@ def train(config, workdir):
     try:
         with progress:
             for step in range(start + 1, total + 1):
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, report = train_step(state, place_batch(next(batches), mesh))
-                window = report if window is None else merge(window, report)
                 if step == start + 1:
-                    jax.block_until_ready(window)
+                    with progress.pause():  # it compiles, which no rate should count
+                        state, window = jax.block_until_ready(train_step(state, place_batch(next(batches), mesh)))
                     say(f"first step after {time.monotonic() - began:.1f} s")
-                    window_time = progress.elapsed
-                progress.update(step)
+                else:
+                    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                        state, report = train_step(state, place_batch(next(batches), mesh))
+                    window = report if window is None else merge(window, report)
 
                 logs = itstime(step, config.train.log_every, total)
                 evaluates = itstime(step, config.eval.every, total)
@@ -181,7 +181,9 @@ def train(config, workdir):
                     if steps:
                         values["images_per_second"] = steps * config.train.batch_size / seconds
                     writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
-                    progress.line(loss=values["loss"], lr=values["lr"])
+                    progress.line(step, loss=values["loss"], lr=values["lr"])
+                else:
+                    progress.update(step)
 
                 results = None
                 if evaluates:

@@ -181,7 +181,7 @@ class JsonLinesWriter(_StillsWriter):
 
 def _drop_lines_after(path, step):
     """Drop the lines of later steps, and the line in which a killed run stopped."""
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+    kept = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if _step(line) <= step]
     rewritten = path.with_name(path.name + ".tmp")
     rewritten.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     os.replace(rewritten, path)
@@ -189,7 +189,7 @@ def _drop_lines_after(path, step):
 
 def _step(line):
     try:
-        return json.loads(line)["step"]
+        return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

@@ -18,7 +18,7 @@ def x64():
 
 @pytest.fixture(scope="module")
 def quick_compile():
-    """Compiles without most optimisations: for whole networks, which run once on a tiny input."""
+    """Compiles without most optimisations: for tests that run many programs once, each on a tiny input."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cropjax.losses import AVERAGES, cross_entropy, pixel_accuracy
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 EPS = float(np.finfo(np.float32).eps)
 BOTH_AVERAGES = pytest.mark.parametrize("average", AVERAGES)

@@ -39,7 +39,7 @@ def test_the_line_of_a_log_file(clock):
     with Progress(400, stream=stream, clock=clock) as progress:
         run(progress, clock, range(1, 121), 0.5, loss=1.23412)
         stream.truncate(0), stream.seek(0)
-        progress.line(lr=0.01, epoch=3, split="val")
+        progress.line(120, lr=0.01, epoch=3, split="val")
         line = "train  120/400  30 %  2.00 steps/s  eta 2:20  loss 1.234  lr 0.01  epoch 3  split val\n"
         assert stream.getvalue() == line
 
@@ -59,7 +59,7 @@ def test_a_line_of_the_caller_puts_the_next_one_off(clock):
         for step in range(1, 61):
             run(progress, clock, [step], 1.0)
             if step % 20 == 0:
-                progress.line()
+                progress.line(step)
         counts = [line.split()[1] for line in stream.getvalue().splitlines()]
     assert counts == ["5/100", "20/100", "40/100", "60/100"]
 
@@ -70,7 +70,7 @@ def test_a_short_loop_says_only_its_last_line(clock, kind):
     with Progress(9, stream=stream, label="eval", unit="image", clock=clock) as progress:
         for step in range(1, 10):
             run(progress, clock, [step], 0.5, loss=step)
-            progress.line()
+            progress.line(step)
             with progress.pause():
                 clock.now += 100
         assert stream.getvalue() == ""
@@ -105,7 +105,7 @@ def test_pauses_count_neither_in_the_rate_nor_in_the_time_left(pauses):
     run(progress, clock, range(6, 11), 2.0)
     assert progress.rate == pytest.approx(0.5)
     assert progress.elapsed == pytest.approx(20)
-    progress.line()
+    progress.line(10)
     assert "10/20  50 %  2.00 s/step  eta 0:20" in stream.getvalue()
 
 
@@ -127,7 +127,7 @@ def test_the_bar_of_a_terminal_stays_on_one_line(clock):
         assert {len(bar) for bar in bars} == {79}
         assert bars[-1].startswith("train  25 % |█")
         assert bars[-1].endswith("| 100/400  2.00 steps/s  0:50  eta 2:30  loss 1.5")
-        progress.line(loss=0.5)
+        progress.line(100, loss=0.5)
         line = "\r\x1b[Ktrain  100/400  25 %  2.00 steps/s  eta 2:30  loss 0.5\n"
         assert stream.getvalue().endswith(line)
 
@@ -165,6 +165,6 @@ def test_other_processes_count_and_write_nothing(clock):
     stream = Terminal()
     with Progress(100, stream=stream, enabled=False, clock=clock) as progress:
         run(progress, clock, range(1, 100), 1.0)
-        progress.line()
+        progress.line(99)
     assert stream.getvalue() == ""
     assert progress.rate == pytest.approx(1)

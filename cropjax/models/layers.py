@@ -124,7 +124,8 @@ class BatchNorm(nnx.Module):
     def _track(self, mean, var):
         for stat, new in ((self.mean, mean), (self.var, var)):
             old = stat[...]
-            stat[...] = self.momentum * old + (1 - self.momentum) * jax.lax.stop_gradient(new).astype(old.dtype)
+            new = jax.lax.stop_gradient(new).astype(old.dtype)
+            stat.set_value(self.momentum * old + (1 - self.momentum) * new)
 
 
 class ConvNorm(nnx.Module):

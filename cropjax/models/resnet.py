@@ -70,20 +70,17 @@ class ResNet(nnx.Module):
     """
 
     def __init__(
-        self, depth, *, rng, norm, width=64, output_stride=8, contract_dilation=True, deep_stem=True,
-        padding_mode="zeros",
+        self, depth, *, rng, norm, width=64, output_stride=8, contract_dilation=True, padding_mode="zeros",
     ):  # fmt: skip
         block = BasicBlock if depth < 50 else Bottleneck
         spatial = {"rng": rng, "norm": norm, "padding_mode": padding_mode}
-        if deep_stem:
-            stem = [
+        self.stem = nnx.List(
+            [
                 ConvNorm(3, width // 2, 3, stride=2, **spatial),
                 ConvNorm(width // 2, width // 2, 3, **spatial),
                 ConvNorm(width // 2, width, 3, **spatial),
             ]
-        else:
-            stem = [ConvNorm(3, width, 7, stride=2, **spatial)]
-        self.stem = nnx.List(stem)
+        )
         self.stages = nnx.List()
         i = width
         strides, dilations = STRIDES[output_stride]

@@ -35,7 +35,7 @@ def max_pool(x, *, window=3, stride=2, padding=1):
     """Maximum over `window` x `window`, padded with -inf (torch's `MaxPool2d`, ceil_mode off)."""
     return lax.reduce_window(
         x,
-        -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min,
+        -jnp.inf,
         lax.max,
         (1, window, window, 1),
         (1, stride, stride, 1),

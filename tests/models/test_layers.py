@@ -13,7 +13,7 @@ from cropjax.models.layers import BatchNorm, Classifier, Conv, ConvNorm, Depthwi
 from cropjax.ops.conv import conv, depthwise_conv
 from cropjax.step import merge_model, split_model
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 EPS = 1e-5
 

@@ -21,12 +21,11 @@ def sizes(net, h, w):
     return [m.shape[1:3] for m in maps]
 
 
-@pytest.mark.parametrize("deep_stem", [True, False])
 @pytest.mark.parametrize(
     ("output_stride", "expected"), [(8, [193, 97, 97, 97]), (16, [193, 97, 49, 49]), (32, [193, 97, 49, 25])]
 )
-def test_maps_of_a_769_crop(output_stride, expected, deep_stem):
-    net = build(output_stride=output_stride, deep_stem=deep_stem)
+def test_maps_of_a_769_crop(output_stride, expected):
+    net = build(output_stride=output_stride)
     assert sizes(net, 769, 769) == [(n, n) for n in expected]
 
 
@@ -74,9 +73,8 @@ def test_only_a_first_block_that_changes_the_shape_projects(depth, projections):
             assert stage[0].downsample.conv.kernel.shape[:2] == (1, 1)
 
 
-def test_stem_is_three_3x3_or_one_7x7():
-    stems = [[layer.conv.kernel.shape for layer in build(width=8, deep_stem=d).stem] for d in (True, False)]
-    assert stems == [[(3, 3, 3, 4), (3, 3, 4, 4), (3, 3, 4, 8)], [(7, 7, 3, 8)]]
+def test_stem_is_three_3x3():
+    assert [layer.conv.kernel.shape for layer in build(width=8).stem] == [(3, 3, 3, 4), (3, 3, 4, 4), (3, 3, 4, 8)]
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])

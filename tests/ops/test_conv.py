@@ -10,7 +10,7 @@ from jax import lax
 
 from cropjax.ops.conv import PADDING_MODES, conv, depthwise_conv
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 SIZES = st.integers(1, 9)

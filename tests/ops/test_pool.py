@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, max_pool
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 
 def cells(size, bins):

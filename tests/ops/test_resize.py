@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cropjax.ops.resize import interpolation_matrix, resize_bilinear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 SIZES = st.integers(1, 12)
 BOTH_MODES = pytest.mark.parametrize("align_corners", [False, True])

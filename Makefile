@@ -42,5 +42,24 @@ fix: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The lock serves every Python that pyproject.toml allows, and names no index.
+UV_COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --extra dev pyproject.toml
+lock:
+	$(UV_COMPILE) --output-file lock/cpu.txt
+	$(UV_COMPILE) --extra cuda12 --output-file lock/cuda12.txt
+
+# Every measurement of docs/results.md. GOLDEN: folder of upstream's tensors; CAMVID: folder of CamVid.
+show: install
+	$(if $(GOLDEN),$(BIN)/python tests/show/golden.py $(GOLDEN),@echo "GOLDEN is not set: parity with it was not run")
+	$(PYTEST) tests/test_parity.py tests/test_devices.py -m ""
+	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float64 4x1 2x2 1x4
+	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float32 4x1 2x2 1x4
+	$(BIN)/python tests/show/kill.py
+	$(BIN)/python tests/show/step_time.py configs/deeplab_512.py configs/deeplab_769.py configs/pspnet_512.py \
+		configs/pspnet_769.py
+	$(if $(CAMVID),$(BIN)/python -m cropjax.main --config configs/camvid_deeplab.py \
+		--config.data.root=$(CAMVID),@echo "CAMVID is not set: the run on it was not made")
+
 clean:
 	rm -rf .venv .cache runs *.egg-info

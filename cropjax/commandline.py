@@ -29,8 +29,11 @@ def _guarded(function, *args):
     except UserError as error:
         print(f"cropjax: {error}", file=sys.stderr)
         sys.exit(2)
+    except PermissionError as error:
+        print(f"cropjax: {error.filename}: {error.strerror}; name another --workdir or data.root", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("cropjax: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("cropjax: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
@@ -57,7 +60,7 @@ def _parse(argv):
 def _start(command):
     import jax  # slow: not before the flags are known to be good
 
-    from cropjax.config import validate
+    from cropjax.validation import validate
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or Path("runs", name))

@@ -1,4 +1,4 @@
-"""The configuration: its defaults, its checks, and the only place where names become objects.
+"""The configuration: its defaults, and the only place where names become objects.
 
 The defaults are mmsegmentation's Cityscapes settings for crops of 512x1024; a file under `configs/` states what its
 experiment changes. Sizes are (height, width); `scale` is upstream's (long side, short side).
@@ -16,20 +16,16 @@ from cropjax.data.labels import CAMVID, CITYSCAPES
 from cropjax.data.sources import CamVid, Cityscapes, InMemory
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
-from cropjax.errors import UserError
-from cropjax.losses import AVERAGES
 from cropjax.models.deeplab import DeepLabV3PlusHead
 from cropjax.models.fcn import FCNHead
 from cropjax.models.layers import BatchNorm
 from cropjax.models.psp import PSPHead
-from cropjax.models.resnet import STAGES, STRIDES, ResNet
+from cropjax.models.resnet import ResNet
 from cropjax.models.segmentor import Segmentor
-from cropjax.ops.conv import PADDING_MODES
 
 HEADS = {"pspnet": PSPHead, "deeplabv3plus": DeepLabV3PlusHead}
 LABELS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "streets": CITYSCAPES}
 DTYPES = ("float32", "bfloat16", "float64")  # float64 needs JAX_ENABLE_X64, for checks
-MODES = ("whole", "slide")
 
 
 def defaults(network):
@@ -90,73 +86,6 @@ def defaults(network):
 
     config.mesh = dict(data=-1, space=1)
     return config.lock()  # an unknown field is an error
-
-
-def validate(config):
-    """Raises `UserError` for a value that cannot work, before anything is built or written."""
-    c = config
-    choices = [
-        ("model.name", c.model.name, HEADS),
-        ("model.backbone.depth", c.model.backbone.depth, STAGES),
-        ("model.backbone.output_stride", c.model.backbone.output_stride, STRIDES),
-        ("loss.average", c.loss.average, AVERAGES),
-        ("data.source", c.data.source, LABELS),
-        ("optim.name", c.optim.name, ("sgd",)),
-        ("train.dtype", c.train.dtype, DTYPES),
-    ]
-    choices += [(f"model.{p}.padding_mode", c.model[p].padding_mode, PADDING_MODES) for p in ("backbone", "head")]
-    choices += [("eval.modes", mode, MODES) for mode in c.eval.modes]
-    choices += [("eval.best", c.eval.best, [f"{m}/{v}" for m in c.eval.modes for v in ("miou", "macc", "aacc")])]
-    for field, value, allowed in choices:
-        if value not in allowed:
-            raise UserError(f"{field} = {value!r} is not one of {', '.join(map(str, allowed))}")
-
-    at_least = [("seed", c.seed, 0), ("optim.lr", c.optim.lr, 0), ("optim.weight_decay", c.optim.weight_decay, 0)]
-    at_least += [("optim.min_lr", c.optim.min_lr, 0), ("optim.warmup_steps", c.optim.warmup_steps, 0)]
-    at_least += [("loss.auxiliary_weight", c.loss.auxiliary_weight, 0), ("data.workers", c.data.workers, 0)]
-    at_least += [(f"train.{k}", c.train[k], 1) for k in ("steps", "batch_size", "log_every", "checkpoint_every")]
-    at_least += [("eval.every", c.eval.every, 1), ("eval.batch_size", c.eval.batch_size, 1)]
-    at_least += [
-        ("eval.location_prior", c.eval.location_prior, 0),
-        ("eval.panels", c.eval.panels, 0),
-        ("data.threads", c.data.threads, 1),
-    ]
-    at_least += [("model.norm.groups", c.model.norm.groups, 1), ("model.backbone.width", c.model.backbone.width, 2)]
-    at_least += [("model.head.channels", c.model.head.channels, 1)]
-    rates = "pool_scales" if c.model.name == "pspnet" else "dilations"
-    at_least += [(f"model.head.{rates}", value, 1) for value in c.model.head[rates]]
-    for field, value, least in at_least:
-        if not value >= least:
-            raise UserError(f"{field} = {value} is below {least}")
-
-    for field, pair in (
-        ("data.scale", c.data.scale),
-        ("data.crop_size", c.data.crop_size),
-        ("data.ratio_range", c.data.ratio_range),
-        ("eval.window", c.eval.window),
-        ("eval.stride", c.eval.stride),
-    ):
-        if len(pair) != 2 or min(pair) <= 0:
-            raise UserError(f"{field} = {tuple(pair)} must be two positive numbers")
-    if c.data.ratio_range[0] > c.data.ratio_range[1]:
-        raise UserError(f"data.ratio_range = {c.data.ratio_range} must go from small to large")
-    for field, share in (
-        ("data.cat_max_ratio", c.data.cat_max_ratio),
-        ("data.flip", c.data.flip),
-        ("model.norm.momentum", c.model.norm.momentum),
-    ):
-        if not 0 <= share <= 1:
-            raise UserError(f"{field} = {share} must lie in 0...1")
-    for part in ("head", "auxiliary"):
-        if not 0 <= c.model[part].dropout < 1:
-            raise UserError(f"model.{part}.dropout = {c.model[part].dropout} must be at least 0 and below 1")
-    if any(s > w for s, w in zip(c.eval.stride, c.eval.window, strict=True)):
-        raise UserError(f"eval.stride = {c.eval.stride} is larger than eval.window = {c.eval.window}: pixels between "
-                        "windows would have no prediction")  # fmt: skip
-    if c.train.batch_size % c.model.norm.groups:
-        raise UserError(f"model.norm.groups = {c.model.norm.groups} does not divide train.batch_size = "
-                        f"{c.train.batch_size}")  # fmt: skip
-    return config
 
 
 def label_set(config):

@@ -12,6 +12,7 @@ import numpy as np
 from absl import flags
 
 from cropjax import commandline
+from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_model, build_optimizer, build_source, label_set
 from cropjax.data.pipeline import eval_batches
@@ -21,7 +22,7 @@ from cropjax.inference import make_predict
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
 from cropjax.progress import Progress
-from cropjax.sharding import make_mesh, place_batch, replicated
+from cropjax.sharding import make_mesh, place_batch, replicated, split_batch
 from cropjax.step import abstract_state, split_model
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
@@ -29,10 +30,10 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, 
 
 def make_score(graph, config, mesh):
     """The jitted `(weights, batch, mode) -> (confusion int32 [k,k], class ids uint8 [n,h,w])`."""
-    predict = make_predict(graph, config)
+    predict = make_predict(graph, config, mesh)
     classes = label_set(config).num_classes
 
-    @partial(jax.jit, static_argnames="mode", out_shardings=replicated(mesh))
+    @partial(jax.jit, static_argnames="mode", out_shardings=(replicated(mesh), split_batch(mesh)))
     def score(weights, batch, mode):
         ids = predict(weights, batch["image"], batch["label"].shape[1:], mode)
         return confusion_matrix(ids, batch["label"], classes), ids
@@ -57,21 +58,33 @@ def evaluate(score, weights, source, config, mesh, *, panels=0):
         process_count=processes,
     )
     confusion = {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes}
-    pictures, done = {}, 0
+    pictures, done, pending = {}, 0, []
+
+    def collect():
+        for mode, matrix in pending:
+            confusion[mode] += np.asarray(matrix)
+        pending.clear()
+
     with Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress:
         for batch in batches:
             placed = place_batch({k: batch[k] for k in ("image", "label")}, mesh)
-            for mode in modes:
-                matrix, ids = score(weights, placed, mode)
-                confusion[mode] += np.asarray(matrix)
-                if mode == modes[0]:
-                    for i, name in enumerate(batch["names"][: panels - len(pictures)]):
-                        label = batch["label"][i]
-                        image = resize(batch["image"][i], label.shape, cv2.INTER_LINEAR)
-                        pictures[name] = panel(image, label, np.asarray(ids[i]), labels)
+            found = {mode: score(weights, placed, mode) for mode in modes}
+            collect()  # of the batch before this one: the device has work meanwhile
+            pending += [(mode, matrix) for mode, (matrix, _) in found.items()]
+            for i, name in enumerate(batch["names"][: panels - len(pictures)]):
+                ids = np.asarray(found[modes[0]][1][i])
+                pictures[name] = small_panel(batch["image"][i], batch["label"][i], ids, labels)
             done += len(batch["names"]) * processes
             progress.update(min(done, len(source)))
+        collect()
     return {mode: Scores.of(matrix) for mode, matrix in confusion.items()}, pictures
+
+
+def small_panel(image, label, ids, labels, *, width=512):
+    """`panel` of one record, thinned out to `width` pixels at most a picture."""
+    image = resize(image, label.shape, cv2.INTER_LINEAR)
+    every = -(-label.shape[1] // width)
+    return panel(*(np.ascontiguousarray(x[::every, ::every]) for x in (image, label, ids)), labels)
 
 
 def summarize(scores):
@@ -82,16 +95,19 @@ def summarize(scores):
 def evaluate_run(config, workdir):
     """The command: restores a checkpoint of the run, prints the tables and writes `<workdir>/evaluation.json`."""
     mesh = make_mesh(**config.mesh)
-    source = build_source(config, "eval")
-    graph, weights = split_model(build_model(config))
-    direction, _ = build_optimizer(config)
-    checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
     which = CHECKPOINT.value
     if which not in ("best", "latest"):
         if not which.isdecimal():
             raise UserError(f"--checkpoint={which} is not best, latest or a step")
         which = int(which)
-    restored = checkpoints.restore(abstract_state(weights, direction, mesh), which)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
+    run_folder.check_network(workdir, config)
+    source = build_source(config, "eval")
+    graph, weights = split_model(build_model(config))
+    direction, _ = build_optimizer(config)
+    best = run_folder.load_config(workdir).eval.best
+    restored = Checkpoints(workdir / "checkpoints", best=best).restore(abstract_state(weights, direction, mesh), which)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
     step, state = restored

@@ -10,6 +10,7 @@ from jax import lax
 
 from cropjax.ops.normalize import normalize
 from cropjax.ops.resize import resize_bilinear
+from cropjax.sharding import split_rows
 from cropjax.step import merge_model
 
 
@@ -19,15 +20,11 @@ def window_starts(size, window, stride):
     return np.minimum(np.arange(count) * stride, max(size - window, 0))
 
 
-def whole(forward, images):
-    """Logits [n,h,w,k] of normalised `images` [n,h,w,3]; `forward` gives logits at its input's size."""
-    return forward(images)
-
-
 def slide(forward, images, *, window, stride):
-    """Logits [n,h,w,k]: those of all windows added up and divided by how many windows saw the pixel.
+    """Logits [n,h,w,k] of normalised `images` [n,h,w,3], summed over windows and divided by how many saw the pixel.
 
-    An image smaller than the `window` (height, width) is seen in one window of its own size.
+    `forward` gives logits at its input's size. An image smaller than the `window` (height, width) is seen in one window
+    of its own size.
     """
     n, h, w, _ = images.shape
     rows, columns = min(window[0], h), min(window[1], w)
@@ -53,7 +50,7 @@ def slide(forward, images, *, window, stride):
     return total / jnp.asarray(seen, total.dtype)
 
 
-def make_predict(graph, config):
+def make_predict(graph, config, mesh):
     """`predict(weights, images, size, mode)` -> class ids uint8 [n,*size] of uint8 `images` [n,h,w,3].
 
     The logits of `mode`, "whole" or "slide", are resized to `size` (height, width) before the largest is taken.
@@ -65,7 +62,7 @@ def make_predict(graph, config):
         model = merge_model(graph, weights)
 
         def forward(x):
-            logits = model(x).logits
+            logits = model(split_rows(x, mesh)).logits
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             return resize_bilinear(logits, x.shape[1:3], align_corners=align_corners)
 
@@ -73,7 +70,7 @@ def make_predict(graph, config):
         if mode == "slide":
             logits = slide(forward, x, window=tuple(config.eval.window), stride=tuple(config.eval.stride))
         else:
-            logits = whole(forward, x)
+            logits = forward(x)
         logits = resize_bilinear(logits, size, align_corners=align_corners)
         return jnp.argmax(logits, -1).astype(jnp.uint8)
 

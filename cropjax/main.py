@@ -6,11 +6,11 @@ The same command resumes a run that was interrupted.
 from cropjax import commandline
 
 
-def main():
-    from cropjax.train import train
+def main(config, workdir):
+    from cropjax.train import train  # slow: a wrong flag should not wait for it
 
-    commandline.run(train)
+    train(config, workdir)
 
 
 if __name__ == "__main__":
-    main()
+    commandline.run(main)

@@ -28,10 +28,13 @@ def replicated(mesh: Mesh):
     return NamedSharding(mesh, PartitionSpec())
 
 
+def split_batch(mesh: Mesh):
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
 def place_batch(batch, mesh):
     """This process's part of a batch, NumPy arrays [n,...], as global arrays split over `data`."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    return {k: jax.make_array_from_process_local_data(split_batch(mesh), v) for k, v in batch.items()}
 
 
 def split_rows(images, mesh):

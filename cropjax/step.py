@@ -26,6 +26,7 @@ class TrainMetrics(metrics.Collection):
     gradient_norm: metrics.Average.from_output("gradient_norm")
     parameter_norm: metrics.LastValue.from_output("parameter_norm")
     update_norm: metrics.Average.from_output("update_norm")
+    statistics_norm: metrics.LastValue.from_output("statistics_norm")
 
 
 def split_model(model):
@@ -61,6 +62,7 @@ def segmentation_loss(model, images, labels, *, key, align_corners, average, aux
     output = model(images, train=True, key=key)
 
     def full_size(logits):
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         return resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
 
     logits = full_size(output.logits)
@@ -104,6 +106,7 @@ def make_train_step(graph, direction, schedule, config, mesh):
             gradient_norm=optax.tree.norm(grads),
             parameter_norm=optax.tree.norm(params),
             update_norm=optax.tree.norm(updates),
+            statistics_norm=optax.tree.norm(stats),
         )
         return {"params": params, "batch_stats": stats, "opt_state": opt_state, "step": state["step"] + 1}, report
 

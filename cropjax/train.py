@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from clu import parameter_overview
-from jax.sharding import NamedSharding, PartitionSpec
 
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
@@ -18,7 +17,7 @@ from cropjax.evaluate import evaluate, make_score, summarize
 from cropjax.location_prior import location_prior
 from cropjax.panels import contact_sheet
 from cropjax.progress import Progress
-from cropjax.sharding import make_mesh, place_batch
+from cropjax.sharding import make_mesh, place_batch, split_batch
 from cropjax.step import TrainMetrics, abstract_state, create_state, make_train_step, split_model
 from cropjax.weights import read_weights
 from cropjax.writers import create_writer
@@ -35,21 +34,21 @@ def itstime(step, every, total):
 
 def initial_weights(weights, config):
     """`weights` as drawn, or as the file `init_from` has them."""
-    if not config.init_from:
+    path = config.init_from
+    if not path:
         return weights
-    if not Path(config.init_from).is_file():
+    if not Path(path).is_file():
         raise UserError(
-            f"init_from: there is no file {config.init_from}; upstream's ImageNet ResNet-50 is to be had at "
-            "download.openmmlab.com/pretrain/third_party/resnet50_v1c-2cccc1ad.pth, and --config.init_from='' trains "
-            "from scratch"
+            f"init_from: there is no file {path}; upstream's ImageNet weights are at "
+            "download.openmmlab.com/pretrain/third_party (ResNet-50: resnet50_v1c-2cccc1ad.pth), and "
+            "--config.init_from='' trains from scratch"
         )
-    found = read_weights(config.init_from)
-    return load_torch_state(weights, found, source=config.init_from, parts=tuple(config.init_parts))
+    return load_torch_state(weights, read_weights(path), source=path, parts=tuple(config.init_parts))
 
 
 def check_step(train_step, template, config, mesh):
     """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
-    n, sharding = config.train.batch_size, NamedSharding(mesh, PartitionSpec("data"))
+    n, sharding = config.train.batch_size, split_batch(mesh)
 
     def form(*shape, dtype=np.uint8):
         return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=sharding)
@@ -61,74 +60,61 @@ def check_step(train_step, template, config, mesh):
 def train(config, workdir):
     """Trains the configured network in `workdir`, evaluates it, and resumes if the folder has a checkpoint.
 
-    Returns the scores of the last evaluation, {mode: Scores}. Raises `UserError` for what the user can mend, and
-    `NotFiniteError` with the range of steps in which a loss became nan or infinite.
+    Returns the scores of the last evaluation, {mode: Scores}, or None if the run was finished already. Raises
+    `UserError` for what the user can mend, and `NotFiniteError` with the range of steps in which a loss, a norm or
+    BatchNorm's statistics became nan or infinite.
     """
     total = config.train.steps
     began = time.monotonic()
 
-    # ------------------------------------------------------------------------------------ devices and run folder
+    # --------------------------------------------------------------------------------------------------- devices
     mesh = make_mesh(**config.mesh)
-    devices = mesh.shape["data"]
-    if config.train.batch_size % devices:
+    if config.train.batch_size % mesh.shape["data"]:
         raise UserError(
-            f"train.batch_size = {config.train.batch_size} does not divide among the {devices} devices of mesh.data: "
-            f"make it a multiple of {devices}, or set mesh.data"
+            f"train.batch_size = {config.train.batch_size} does not divide among the {mesh.shape['data']} devices of "
+            f"mesh.data: make it a multiple of {mesh.shape['data']}, or set mesh.data"
         )
     first_process = jax.process_index() == 0
-    labels = label_set(config)
 
     def say(text):
         if first_process:
             print(text, flush=True)
 
-    # ----------------------------------------------------------------------------------------------------- data
+    # ------------------------------------------------------------------------------------------------------ data
+    labels = label_set(config)
     train_source, eval_source = build_source(config, "train"), build_source(config, "eval")
 
-    # ------------------------------------------------------------------- network, optimiser; resume or start afresh
+    # -------------------------------------------------------------------------------- network, optimiser, functions
+    if config.eval.best.split("/")[0] not in config.eval.modes:
+        raise UserError(f"eval.best = {config.eval.best!r} is not a score of eval.modes = {tuple(config.eval.modes)}")
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
     template = abstract_state(weights, direction, mesh)
     train_step = make_train_step(graph, direction, schedule, config, mesh)
     check_step(train_step, template, config, mesh)
-    checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
-    if not checkpoints.steps():
-        weights = initial_weights(weights, config)
-    # Up to here nothing was written: a mistake leaves no run folder behind.
-    run_folder.prepare(workdir, config)
-    restored = checkpoints.restore(template)
-    if restored:
-        start, state = restored
-        say(f"{workdir}: resuming after step {start}")
-    else:
-        start, state = 0, create_state(weights, direction, mesh)
-    if start >= total:
-        say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
-        return None
-    writer = create_writer(workdir, first_step=start, enabled=first_process)
-    if start == 0:
-        writer.write_hparams(config.to_dict())
-        overview = parameter_overview.get_parameter_overview(weights["params"])
-        writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
-    count = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
-    say(
-        f"{config.model.name}, {count / 1e6:.3f} M parameters, devices: {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
-    )
-
-    # --------------------------------------------------------------------------------------------- jitted functions
     merge = jax.jit(TrainMetrics.merge)
     score = make_score(graph, config, mesh)
 
-    # -------------------------------------------------------------------------------------------------------- prior
-    if config.eval.location_prior:
-        count = min(config.eval.location_prior, len(train_source))
-        with Progress(count, unit="image", label="location prior", enabled=first_process) as progress:
-            prior = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=progress)
-        say(f"location prior: mIoU {100 * prior.summary['miou']:.2f}")
-        writer.write_scalars(start, {"eval/location_prior/miou": prior.summary["miou"]})
-
-    # --------------------------------------------------------------------------------------------------------- loop
+    # --------------------------------------------------------------------------- run folder: resume or start afresh
+    checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
+    started = bool(checkpoints.steps())
+    if not started:
+        weights = initial_weights(weights, config)
+    # Up to here nothing was written: a mistake leaves no run folder behind.
+    run_folder.prepare(workdir, config, started=started)
+    start, state = checkpoints.restore(template) or (0, create_state(weights, direction, mesh))
+    if start >= total:
+        checkpoints.close()
+        say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
+        return None
+    if start:
+        say(f"{workdir}: resuming after step {start}")
+    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
+    say(
+        f"{config.model.name}, {parameters / 1e6:.3f} M parameters, devices: {jax.device_count()} x "
+        f"{jax.devices()[0].device_kind}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
+    )
+    writer = create_writer(workdir, first_step=start, enabled=first_process)
     batches = train_batches(
         train_source,
         build_augment(config),
@@ -140,8 +126,8 @@ def train(config, workdir):
         workers=config.data.workers,
         threads=config.data.threads,
     )
-    scores, window, window_start, window_time = None, None, start, 0.0
     progress = Progress(total, start, enabled=first_process)
+    scores, prior, window, window_start, window_time = None, None, None, start, 0.0
 
     def flush(step):
         """Fetches the averages since the last call and checks them; nothing not finite gets past this."""
@@ -149,16 +135,31 @@ def train(config, workdir):
         values = {name: float(value) for name, value in window.compute().items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
         if bad:
+            saved = f"the checkpoint of step {checkpoints.steps()[-1]} is good" if checkpoints.steps() else "none saved"
             raise NotFiniteError(
-                f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step}; the last good "
-                f"checkpoint is kept: lower optim.lr or look at the data"
+                f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step} ({saved}): lower "
+                f"optim.lr and take a new --workdir, or look at the data"
             )
         window, window_start = None, step
         return values
 
-    # The order is a contract: step, log, evaluate, save. A checkpoint of step s holds the state after s steps, and the
-    # data go on from there.
     try:
+        # ------------------------------------------------------------------------------------- once, before the loop
+        if start == 0:
+            writer.write_hparams(config.to_dict())
+            overview = parameter_overview.get_parameter_overview(weights["params"])
+            writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
+        if config.eval.location_prior:
+            count = min(config.eval.location_prior, len(train_source))
+            with Progress(count, unit="image", label="location prior", enabled=first_process) as counting:
+                prior = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=counting)
+            say(f"location prior: mIoU {100 * prior.summary['miou']:.2f}")
+            if start == 0:
+                writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
+
+        # ---------------------------------------------------------------------------------------------------- loop
+        # The order is a contract: step, log, evaluate, save. A checkpoint of step s holds the state after s steps, and
+        # the data go on from there.
         with progress:
             for step in range(start + 1, total + 1):
                 if step == start + 1:
@@ -168,6 +169,7 @@ def train(config, workdir):
                 else:
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):
                         state, report = train_step(state, place_batch(next(batches), mesh))
+                    jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
                     window = report if window is None else merge(window, report)
 
                 logs = itstime(step, config.train.log_every, total)
@@ -211,6 +213,6 @@ def train(config, workdir):
 
     for mode, s in scores.items():
         say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
-    if config.eval.location_prior:
-        say(f"location prior mIoU {100 * prior.summary['miou']:.2f}, network {100 * results[config.eval.best]:.2f}")
+        if prior:
+            say(f"location prior mIoU {100 * prior.summary['miou']:.2f}, network {100 * s.summary['miou']:.2f}")
     return scores

@@ -37,16 +37,16 @@ MAY_DIFFER = (
 )
 
 
-def prepare(workdir: str | Path, config: ConfigDict) -> None:
+def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) -> None:
     """Makes `workdir` the folder of a run of `config`: creates it, or checks that it is one.
 
     UserError, before anything is written, if the folder holds a run whose config differs in a field that
-    `MAY_DIFFER` does not name.
+    `MAY_DIFFER` does not name; a run that has not `started`, that is, has no checkpoint yet, may differ in all.
     """
     workdir = Path(workdir)
     try:
         new = not (workdir / "config.json").exists()
-        if not new:
+        if not new and started:
             _check_same(workdir, _fields(load_config(workdir)), _fields(config))
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,15 @@ def prepare(workdir: str | Path, config: ConfigDict) -> None:
         raise UserError(
             f"{workdir} cannot be used as run folder ({error.strerror}): choose another --workdir"
         ) from error
+
+
+def check_network(workdir: str | Path, config: ConfigDict) -> None:
+    """UserError if the run in `workdir` has another network or other classes than `config`, by its stored config."""
+
+    def network(fields):
+        return {name: value for name, value in fields.items() if name.startswith("model.") or name == "data.source"}
+
+    _check_same(workdir, network(_fields(load_config(workdir))), network(_fields(config)))
 
 
 def load_config(workdir: str | Path) -> ConfigDict:

@@ -33,19 +33,30 @@ def mistake(tmp_path, *args, **kwargs):
         ("--config.train.stepz=3", ["'stepz'", "'steps'"]),
         ("--config.train.steps=many", ["config.train.steps", "many"]),
         ("--config.train.steps=0", ["train.steps", "0"]),
+        ("--config.train.dtype=float64", ["train.dtype", "JAX_ENABLE_X64"]),
+        ("--config.model.name=pspnet", ["model.name", "model.head"]),
+        ("--config.data.crop_size=('a',3)", ["data.crop_size", "whole number"]),
+        ("--config.data.crop_size=(64.0,64)", ["data.crop_size", "whole number"]),
+        ("--config.model.auxiliary.index=7", ["model.auxiliary.index", "3"]),
+        ("--config.model.auxiliary.padding_mode=mirror", ["model.auxiliary.padding_mode", "reflect"]),
+        ("--config.optim.power=-1.0", ["optim.power"]),
+        ("--config.eval.modes=()", ["eval.modes", "empty"]),
+        ("--config.init_parts=('resnet',)", ["init_parts", "backbone"]),
+        ("--checkpoint=best", ["checkpoint"]),
         ("--config.train.dtype=float8", ["train.dtype", "bfloat16"]),
         ("--config.model.backbone.depth=34", ["model.backbone.depth", "18, 50, 101"]),
         ("--config.model.head.dilations=(1,0)", ["model.head.dilations", "0"]),
         ("--config.data.crop_size=(3,4,5)", ["data.crop_size"]),
         ("--config.data.ratio_range=(2.0,0.5)", ["data.ratio_range"]),
         ("--config.eval.stride=(900,900)", ["eval.stride", "eval.window"]),
-        ("--config.eval.best=slide/miou", ["eval.best", "whole/miou"]),
+        ("--config.eval.best=slide/miou", ["eval.best", "whole"]),
         ("--config.model.norm.groups=3", ["model.norm.groups", "train.batch_size"]),
         ("--config.train.batch_size=1", ["image_pool", "train.batch_size", "pool_norm"]),
         ("--config.mesh.data=2", ["mesh.data", "1 devices"]),
         ("--config.init_from=nowhere.pth", ["nowhere.pth", "init_from"]),
         ("--config.data.source=cityscapes", ["cityscapes", "www.cityscapes-dataset.com", "data.source=streets"]),
         ("--config.data.streets.size=(8,8)", ["data.streets.size"]),
+        ("--config.data.streets.train_count=0", ["data.streets.train_count"]),
         ("--workdr=x", ["workdr", "workdir"]),
         ("left over", ["left over"]),
     ],
@@ -115,5 +126,5 @@ def test_data(tmp_path, damage, wanted):
 
 
 def test_evaluation_without_a_run(tmp_path):
-    assert "no checkpoint" in mistake(tmp_path, module="cropjax.evaluate")
+    assert "has no checkpoint" in mistake(tmp_path, module="cropjax.evaluate")
     assert "--checkpoint=first" in mistake(tmp_path, "--checkpoint=first", module="cropjax.evaluate")

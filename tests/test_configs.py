@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from cropjax import train as train_module
-from cropjax.config import build_model, build_optimizer, label_set, validate
+from cropjax.config import build_model, build_optimizer, label_set
 from cropjax.sharding import make_mesh
 from cropjax.step import abstract_state, make_train_step, split_model
 from cropjax.train import check_step, train
+from cropjax.validation import validate
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from cropjax.inference import make_predict, slide, whole, window_starts
+from cropjax.inference import make_predict, slide, window_starts
 from cropjax.models.layers import Conv
 from cropjax.ops.conv import conv
 from cropjax.ops.normalize import normalize
 from cropjax.ops.resize import resize_bilinear
+from cropjax.sharding import make_mesh
 from cropjax.step import split_model
 
 SIDES = st.integers(1, 30)
@@ -81,7 +82,7 @@ def test_slide_is_upstreams_loop(n, h, w, window, cut):
 @pytest.mark.parametrize("window", [(12, 17), (40, 50), (12, 50)])
 def test_a_window_over_the_whole_image_is_whole_to_the_bit(window):
     x = draw(2, 12, 17)
-    got, expected = jax.jit(lambda x: (slide(forward, x, window=window, stride=(5, 5)), whole(forward, x)))(x)
+    got, expected = jax.jit(lambda x: (slide(forward, x, window=window, stride=(5, 5)), forward(x)))(x)
     np.testing.assert_array_equal(got, expected)
 
 
@@ -115,7 +116,7 @@ def test_predict_resizes_logits_to_the_input_and_then_to_the_size(align_corners)
     )
     graph, weights = split_model(Coarse())
     images = np.random.default_rng(0).integers(0, 256, (2, 12, 15, 3), np.uint8)
-    predict = jax.jit(make_predict(graph, config), static_argnums=(2, 3))
+    predict = jax.jit(make_predict(graph, config, make_mesh(data=1, space=1)), static_argnums=(2, 3))
 
     def full(x):
         y = conv(x, weights["params"]["conv"]["kernel"], stride=2, padding=1)

@@ -8,6 +8,7 @@ import pytest
 from tiny import tiny_config
 
 from cropjax import train as train_module
+from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_model, build_optimizer
 from cropjax.errors import UserError
@@ -110,6 +111,26 @@ def test_workdir_of_another_config_is_refused(finished):
     other.optim.lr = 0.02
     with pytest.raises(UserError, match=r"optim\.lr"):
         train(other, workdir)
+
+
+def test_evaluation_of_another_network_is_refused(finished):
+    config, workdir, _ = finished
+    other = config.copy_and_resolve_references()
+    other.model.backbone.output_stride = 8  # the same shapes
+    with pytest.raises(UserError, match=r"model\.backbone\.output_stride"):
+        run_folder.check_network(workdir, other)
+    other = config.copy_and_resolve_references()
+    other.eval.modes = ("slide",)
+    run_folder.check_network(workdir, other)
+
+
+def test_run_without_a_checkpoint_may_take_another_config(tmp_path):
+    config = tiny_config()
+    run_folder.prepare(tmp_path, config)
+    config.optim.lr = 0.02
+    config.train.steps = 2
+    train(config, tmp_path)
+    assert run_folder.load_config(tmp_path).optim.lr == 0.02
 
 
 def test_missing_weight_file_leaves_nothing_behind(tmp_path):

@@ -76,9 +76,13 @@ class Streets:
 
     def __init__(self, split: str, count: int, size: tuple[int, int], seed: int = 0):
         if split not in SPLITS:
-            raise UserError(f"data.streets: there is no split {split!r}; take one of {', '.join(SPLITS)}")
+            raise UserError(
+                f"data.train_split, data.eval_split: there is no split {split!r}; take one of {', '.join(SPLITS)}"
+            )
         if count < 1:
-            raise UserError(f"data.streets.count = {count}: take 1 or more")
+            raise UserError(
+                f"data.streets: there cannot be {count} scenes; set train_count and eval_count to 1 or more"
+            )
         if len(size) != 2 or not (32 <= size[0] <= 1024 and 32 <= size[1] <= 2048):
             raise UserError(f"data.streets.size = {tuple(size)}: take (height 32..1024, width 32..2048)")
         if seed < 0:

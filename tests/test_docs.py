@@ -1,0 +1,67 @@
+"""The commands in the documents work: README and docs are read, and their `python -m` lines run with few steps."""
+
+import re
+import shlex
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What makes a full command small enough to be tried: drawn scenes, a narrow network, two steps.
+FEW = {
+    "init_from": "",
+    "data.source": "streets",
+    "data.streets.size": "(32,64)",
+    "data.streets.train_count": 4,
+    "data.streets.eval_count": 1,
+    "data.scale": "(64,32)",
+    "data.crop_size": "(32,32)",
+    "model.backbone.width": 4,
+    "model.head.channels": 8,
+    "train.steps": 2,
+    "train.batch_size": 2,
+    "eval.window": "(32,32)",
+    "eval.stride": "(16,16)",
+    "eval.location_prior": 2,
+}
+
+
+def commands():
+    """Each `python -m ...` line of a code block, with its page, in order."""
+    for page in PAGES:
+        for block in re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                if line.startswith("python -m "):
+                    yield page, line
+
+
+@pytest.mark.slow
+def test_commands(tmp_path):
+    found = list(commands())
+    assert found
+    for _, line in found:
+        words = shlex.split(line)[1:]
+        few = [f"--config.{name}={value}" for name, value in FEW.items()]
+        workdir = next(Path(b).name for a, b in pairwise(words) if a == "--workdir")
+        command = [sys.executable, *words, *few, "--workdir", str(tmp_path / workdir)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+
+
+def test_links_and_targets_exist():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page in PAGES:
+        text = page.read_text()
+        for link in re.findall(r"\]\(([^)#]+)", text):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+        for path in re.findall(r"`((?:cropjax|configs|tests|third_party|docs|lock)/[\w./]*)`", text):
+            assert (ROOT / path).exists(), f"{page.name}: {path}"
+        for target in re.findall(r"`make ([\w-]+)|^make ([\w-]+)", text, re.MULTILINE):
+            assert "".join(target) in targets, f"{page.name}: make {''.join(target)}"
+    listed = re.findall(r"`(\w+)`(?=[ ,|])", (ROOT / "README.md").read_text().split("| config |")[1].split("\n\n")[0])
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

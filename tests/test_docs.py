@@ -61,7 +61,8 @@ def test_links_and_targets_exist():
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
         for path in re.findall(r"`((?:cropjax|configs|tests|third_party|docs|lock)/[\w./]*)`", text):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
-        for target in re.findall(r"`make ([\w-]+)|^make ([\w-]+)", text, re.MULTILINE):
-            assert "".join(target) in targets, f"{page.name}: make {''.join(target)}"
+        code = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
+        for target in re.findall(r"^make ([\w-]+)", code, re.MULTILINE) + re.findall(r"`make ([\w-]+)`", text):
+            assert target in targets, f"{page.name}: make {target}"
     listed = re.findall(r"`(\w+)`(?=[ ,|])", (ROOT / "README.md").read_text().split("| config |")[1].split("\n\n")[0])
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

@@ -1,4 +1,4 @@
-"""One device and several give the same result, by the measure of docs/design.md."""
+"""One device and several give the same result: float64 to 1e-9, float32 no further apart than permuting a batch does."""
 
 import json
 import os

@@ -1,5 +1,7 @@
 """Kills a training run with SIGKILL at random moments, re-runs it, and compares its end with an undisturbed run's.
 
+A moment is up to half a second after a random step was logged: in a step, an evaluation or a save, as it comes.
+
     python tests/show/kill.py [--kills 5] [--seed 0]
 
 Prints a line a kill and exits with 1 if a single bit of the final state differs.
@@ -29,10 +31,13 @@ from tiny import tiny_config
 
 def get_config():
     config = tiny_config()
-    config.train.update(steps=60, checkpoint_every=5, log_every=5)
-    config.eval.update(every=20)
+    config.train.update(steps={steps}, checkpoint_every=10, log_every=5)
+    config.eval.update(every=40)
     return config
 """
+
+
+STEPS = 240
 
 
 def start(config, workdir):
@@ -55,24 +60,23 @@ def main():
     draw = random.Random(args.seed)
     folder = Path(tempfile.mkdtemp())
     config = folder / "config.py"
-    config.write_text(CONFIG.format(tests=str(Path(__file__).parents[1])))
+    config.write_text(CONFIG.format(tests=str(Path(__file__).parents[1]), steps=STEPS))
 
-    began = time.monotonic()
     assert start(config, folder / "calm").wait() == 0
-    whole = time.monotonic() - began  # with a cold compilation cache; later starts are quicker
-    began = time.monotonic()
-    assert start(config, folder / "warm").wait() == 0
-    whole = time.monotonic() - began
-    print(f"undisturbed: {whole:.0f} s", flush=True)
-
-    for number in range(1, args.kills + 1):
-        moment = draw.uniform(0.1, 0.9) * whole
+    for number, target in enumerate(sorted(draw.sample(range(1, STEPS - 10), args.kills)), 1):
+        began = time.monotonic()
         run = start(config, folder / "killed")
-        time.sleep(moment)
+        while last_step(folder / "killed") < target:
+            assert run.poll() is None, "the run ended before it was killed"
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.5))
         run.send_signal(signal.SIGKILL)
-        code = run.wait()
-        tail = " (had finished)" if code == 0 else ""
-        print(f"kill {number} after {moment:.1f} s, step {last_step(folder / 'killed')}{tail}", flush=True)
+        assert run.wait() == -signal.SIGKILL
+        seconds = time.monotonic() - began
+        print(
+            f"kill {number}: {seconds:.1f} s after the start, step {last_step(folder / 'killed')} of {STEPS}",
+            flush=True,
+        )
     assert start(config, folder / "killed").wait() == 0
 
     settings = tiny_config()

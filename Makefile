@@ -5,7 +5,7 @@ BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: install demo test test-configs test-docs test-slow test-gpu lint fix lock show clean
+.PHONY: install demo test test-configs test-docs test-slow lint fix lock show clean
 
 install: .venv/installed
 
@@ -30,9 +30,6 @@ test-docs: install
 
 test-slow: install
 	$(PYTEST) -m slow
-
-test-gpu: install
-	$(PYTEST) -m gpu
 
 lint: install
 	$(BIN)/ruff check .

@@ -100,7 +100,9 @@ class BatchNorm(nnx.Module):
         else:
             y = y - self.mean[...].astype(dtype)
             var = self.var[...].astype(dtype)
-        y = y * jax.lax.rsqrt(var + self.eps) * self.scale[...].astype(dtype) + self.bias[...].astype(dtype)
+        # One factor a channel: the backward pass then keeps one map, the centred one, and not the normalised one too.
+        factor = jax.lax.rsqrt(var + self.eps) * self.scale[...].astype(dtype)
+        y = y * factor + self.bias[...].astype(dtype)
         return y.reshape(x.shape).astype(x.dtype)
 
     def _groups(self, n):

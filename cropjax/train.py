@@ -126,7 +126,6 @@ def train(config, workdir):
         workers=config.data.workers,
         threads=config.data.threads,
     )
-    progress = Progress(total, start, enabled=first_process)
     scores, prior, window, window_start, window_time = None, None, None, start, 0.0
 
     def flush(step):
@@ -160,7 +159,7 @@ def train(config, workdir):
         # ---------------------------------------------------------------------------------------------------- loop
         # The order is a contract: step, log, evaluate, save. A checkpoint of step s holds the state after s steps, and
         # the data go on from there.
-        with progress:
+        with Progress(total, start, enabled=first_process) as progress:
             for step in range(start + 1, total + 1):
                 if step == start + 1:
                     with progress.pause():  # it compiles, which no rate should count

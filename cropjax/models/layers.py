@@ -100,9 +100,9 @@ class BatchNorm(nnx.Module):
         else:
             y = y - self.mean[...].astype(dtype)
             var = self.var[...].astype(dtype)
-        # One factor a channel: the backward pass then keeps one map, the centred one, and not the normalised one too.
-        factor = jax.lax.rsqrt(var + self.eps) * self.scale[...].astype(dtype)
-        y = y * factor + self.bias[...].astype(dtype)
+        gain, scale, bias = jax.lax.rsqrt(var + self.eps), self.scale[...].astype(dtype), self.bias[...].astype(dtype)
+        # One factor in training: the backward pass then keeps the centred map alone. Two at test: they round better.
+        y = (y * (gain * scale) if train else y * gain * scale) + bias
         return y.reshape(x.shape).astype(x.dtype)
 
     def _groups(self, n):

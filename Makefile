@@ -48,7 +48,7 @@ lock:
 
 # Every measurement of docs/results.md. GOLDEN: folder of upstream's tensors; CAMVID: folder of CamVid.
 show: install
-	$(if $(GOLDEN),$(BIN)/python tests/show/golden.py $(GOLDEN),@echo "GOLDEN is not set: parity with it was not run")
+	-$(if $(GOLDEN),$(BIN)/python tests/show/golden.py $(GOLDEN),@echo "GOLDEN is not set: parity with it was not run")
 	$(PYTEST) tests/test_parity.py tests/test_devices.py -m ""
 	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float64 4x1 2x2 1x4
 	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float32 4x1 2x2 1x4

@@ -4,8 +4,7 @@ FOLDER holds {pspnet,deeplabv3plus}_tiny, ops, loss, miou, schedule, optim and p
 difference of each group over the tensor's largest value (floor 1e-12) beside its bound; exits with 1 if one is missed.
 
 Six steps of these random networks are chaotic: beside each loss stands what moving the input by one part in 1e15 does
-to our own run. Two implementations differ by more than that in every operation: where it is above 1e-10, a bound of
-1e-9 says nothing, and the loss is printed and not judged.
+to our own run. The bound is 1e-9 for every step all the same, so the later steps are reported as missed.
 """
 
 import json
@@ -111,7 +110,7 @@ def network(folder, name):
     moved = np.max([np.abs(six_steps(image * (1 + 1e-15 * n)) - ours) for n in noise], axis=0)
     for i, (difference, scale) in enumerate(zip(np.abs(ours - z["steps/total_loss64"]), moved, strict=True)):
         what = f"{name}: loss of step {i + 1} (1e-15 moves ours by {scale:.0e})"
-        say(what, difference, 1e-9 if scale < 1e-10 else np.inf)
+        say(what, difference, 1e-9)
 
 
 def build(name, model, align, state_dict):

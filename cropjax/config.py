@@ -16,42 +16,63 @@ from cropjax.data.labels import CAMVID, CITYSCAPES
 from cropjax.data.sources import CamVid, Cityscapes, InMemory
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
+from cropjax.models import mit, mscan
 from cropjax.models.deeplab import DeepLabV3PlusHead
 from cropjax.models.fcn import FCNHead
 from cropjax.models.layers import BatchNorm
+from cropjax.models.mit import MiT
+from cropjax.models.mscan import MSCAN
 from cropjax.models.psp import PSPHead
 from cropjax.models.resnet import ResNet
+from cropjax.models.segformer import SegformerHead
 from cropjax.models.segmentor import Segmentor
+from cropjax.models.segnext import LightHamHead
 
-HEADS = {"pspnet": PSPHead, "deeplabv3plus": DeepLabV3PlusHead}
+NETWORKS = ("pspnet", "deeplabv3plus", "segformer", "segnext")
+# The fields of `optim` that one optimiser has and another does not.
+OPTIMIZERS = {"sgd": dict(momentum=0.9), "adamw": dict(betas=(0.9, 0.999), eps=1e-8)}
 LABELS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "streets": CITYSCAPES}
 DTYPES = ("float32", "bfloat16", "float64")  # float64 needs JAX_ENABLE_X64, for checks
 
 
 def defaults(network):
-    """The base of every config file: `network` is "pspnet" or "deeplabv3plus"."""
+    """The base of every config file: `network` is one of `NETWORKS`.
+
+    PSPNet and DeepLabV3+ come with ResNet-50, SegFormer with MiT-B3, SegNeXt with MSCAN-B, and each with the
+    optimiser that upstream gives it. Another size: `config.model.backbone.update(mit.SIZES["b0"])`.
+    """
     config = ConfigDict()
     config.seed = 0
     # A weight file to start from: a whole segmentor or a backbone; '' trains from scratch. (Resuming is not this.)
     config.init_from = ""
-    # What of the network the file must fill.
+    # What of the network the file must fill, and whether with its classifiers: False for a file with other classes.
     config.init_parts = ("backbone",)
+    config.init_classifier = True
 
     config.model = model = ConfigDict()
     model.name = network
     model.align_corners = False
-    model.backbone = dict(depth=50, width=64, output_stride=8, contract_dilation=True, padding_mode="zeros")
-    head = dict(channels=512, pool_norm=True, dropout=0.1, padding_mode="zeros")
-    if network == "pspnet":
-        head |= dict(pool_scales=(1, 2, 3, 6))
-    else:
-        head |= dict(dilations=(1, 12, 24, 36), skip_channels=48)
-    model.head = head
+    resnet = dict(depth=50, width=64, output_stride=8, contract_dilation=True, deep_stem=True, padding_mode="zeros")
+    cnn_head = dict(channels=512, pool_norm=True, dropout=0.1, padding_mode="zeros")
+    match network:
+        case "pspnet":
+            model.backbone = resnet
+            model.head = cnn_head | dict(pool_scales=(1, 2, 3, 6))
+        case "deeplabv3plus":
+            model.backbone = resnet
+            model.head = cnn_head | dict(dilations=(1, 12, 24, 36), skip_channels=48)
+        case "segformer":
+            model.backbone = mit.SIZES["b3"] | dict(mlp_ratio=4, drop_path=0.1, norm_eps=1e-6)
+            model.head = dict(channels=256, dropout=0.1, style="mmseg")
+        case "segnext":
+            model.backbone = mscan.SIZES["b"]
+            model.head = dict(channels=512, rank=16, train_steps=6, eval_steps=7, dropout=0.1)
     model.auxiliary = dict(index=2, channels=256, convs=1, dropout=0.1, padding_mode="zeros")
     # groups: contiguous groups of the global batch that BatchNorm keeps apart; 1 is SyncBN.
     model.norm = dict(groups=1, momentum=0.9, eps=1e-5)
 
-    config.loss = dict(average="all", auxiliary_weight=0.4)  # 0 builds no auxiliary head
+    cnn = network in ("pspnet", "deeplabv3plus")
+    config.loss = dict(average="all", auxiliary_weight=0.4 if cnn else 0.0)  # 0 builds no auxiliary head
 
     config.data = data = ConfigDict()
     data.source = "cityscapes"
@@ -67,10 +88,16 @@ def defaults(network):
     data.workers, data.threads = 0, 4  # processes, and threads in each
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
-    config.optim = dict(name="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4, min_lr=1e-4, power=0.9, warmup_steps=0)
+    # rules: (text in upstream's name, factor of the learning rate, factor of the weight decay); optim.py says how.
+    if cnn:
+        config.optim = dict(name="sgd", lr=0.01, min_lr=1e-4, power=0.9, warmup_steps=0, weight_decay=5e-4, rules=())
+    else:
+        config.optim = dict(name="adamw", lr=6e-5, min_lr=0.0, power=1.0, warmup_steps=1500, weight_decay=0.01)
+        config.optim.rules = (("pos_block", 1.0, 0.0), ("norm", 1.0, 0.0), ("head", 10.0, 1.0))
+    config.optim.update(OPTIMIZERS[config.optim.name])
 
     config.train = train = ConfigDict()
-    train.steps = 80_000
+    train.steps = 80_000 if cnn else 160_000
     train.batch_size = 8  # global
     train.dtype = "float32"  # of the computation; parameters are float32
     train.log_every, train.checkpoint_every = 50, 1000
@@ -79,6 +106,7 @@ def defaults(network):
     ev.every = 8000
     ev.modes = ("whole",)
     ev.window, ev.stride = (769, 769), (513, 513)  # of slide
+    ev.size_divisor = 32 if network == "segnext" else 1  # images are padded at the right and the bottom to multiples
     ev.batch_size = 1
     ev.best = "whole/miou"
     ev.panels = 4
@@ -98,9 +126,17 @@ def build_model(config):
     c = config.model
     rng = np.random.default_rng(config.seed)
     norm = partial(BatchNorm, **c.norm)
+    match c.name:
+        case "pspnet":
+            backbone, head = ResNet(rng=rng, norm=norm, **c.backbone), partial(PSPHead, norm=norm)
+        case "deeplabv3plus":
+            backbone, head = ResNet(rng=rng, norm=norm, **c.backbone), partial(DeepLabV3PlusHead, norm=norm)
+        case "segformer":
+            backbone, head = MiT(rng=rng, **c.backbone), partial(SegformerHead, norm=norm)
+        case "segnext":
+            backbone, head = MSCAN(rng=rng, norm=norm, **c.backbone), LightHamHead
     classes = label_set(config).num_classes
-    backbone = ResNet(rng=rng, norm=norm, **c.backbone)
-    head = HEADS[c.name](backbone.channels, classes, rng=rng, norm=norm, align_corners=c.align_corners, **c.head)
+    head = head(backbone.channels, classes, rng=rng, align_corners=c.align_corners, **c.head)
     auxiliary = None
     if config.loss.auxiliary_weight:
         auxiliary = FCNHead(backbone.channels, classes, rng=rng, norm=norm, **c.auxiliary)
@@ -110,7 +146,12 @@ def build_model(config):
 def build_optimizer(config):
     """An optax transformation that gives the direction, and the schedule `step -> learning rate`."""
     c = config.optim
-    direction = optim.sgd(momentum=c.momentum, weight_decay=c.weight_decay)
+    decay = {"weight_decay": c.weight_decay, "rules": c.rules}
+    match c.name:
+        case "sgd":
+            direction = optim.sgd(momentum=c.momentum, **decay)
+        case "adamw":
+            direction = optim.adamw(beta1=c.betas[0], beta2=c.betas[1], eps=c.eps, **decay)
     schedule = partial(
         optim.poly,
         lr=c.lr,

@@ -1,107 +1,263 @@
-"""Weights between cropjax and upstream's state dicts: names by one table, strict in both directions."""
+"""Weights between cropjax and torch: published files in, runs and published files out. Strict in both directions.
 
+    python -m cropjax.convert --config FILE --workdir RUN --out net.safetensors [--checkpoint best|latest|STEP]
+    python -m cropjax.convert --config FILE --weights published.pth --out net.safetensors
+
+The first writes a trained run, the second what it read: the network of the config, or its backbone alone where the
+file has no more. Names and shapes are mmsegmentation's; with `model.head.style = "huggingface"` they are the Hugging
+Face hub's. A file that is there already is never overwritten.
+"""
+
+import json
+import os
 import re
+import shlex
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
+import safetensors.numpy
+from absl import flags
+from flax import nnx
 
+from cropjax import commandline, huggingface
+from cropjax import workdir as run_folder
+from cropjax.checkpoint import Checkpoints
+from cropjax.config import build_model, build_optimizer
 from cropjax.errors import UserError
+from cropjax.names import PARTS, from_upstream, to_upstream, upstream_name
+from cropjax.sharding import make_mesh
+from cropjax.step import abstract_state, split_model
+from cropjax.weights import read_weights
 
-# Substitutions, applied in this order, that turn a path of ours into mmsegmentation's key.
-NAMES = [
-    (r"^backbone\.stem\.(\d)\.conv\.", lambda m: f"backbone.stem.{3 * int(m[1])}."),
-    (r"^backbone\.stem\.(\d)\.norm\.", lambda m: f"backbone.stem.{3 * int(m[1]) + 1}."),
-    (r"^backbone\.stages\.(\d)\.", lambda m: f"backbone.layer{int(m[1]) + 1}."),
-    (r"^(backbone.*)\.downsample\.conv\.", r"\1.downsample.0."),
-    (r"^(backbone.*)\.downsample\.norm\.", r"\1.downsample.1."),
-    (r"^(backbone.*)\.conv(\d)\.conv\.", r"\1.conv\2."),
-    (r"^(backbone.*)\.conv(\d)\.norm\.", r"\1.bn\2."),
-    (r"^auxiliary\.", "auxiliary_head."),
-    (r"^head\.", "decode_head."),
-    (r"\.classifier\.conv\.", ".conv_seg."),
-    (r"\.image_pool\.", ".image_pool.1."),
-    (r"\.pools\.(\d)\.", r".psp_modules.\1.1."),
-    (r"\.branches\.", ".aspp_modules."),
-    (r"\.skip\.", ".c1_bottleneck."),
-    (r"\.refine\.", ".sep_bottleneck."),
-    (r"\.depthwise\.", ".depthwise_conv.conv."),
-    (r"\.depthwise_norm\.", ".depthwise_conv.bn."),
-    (r"\.pointwise\.", ".pointwise_conv."),
-    (r"^(decode_head.*|auxiliary_head.*)\.norm\.", r"\1.bn."),
-    (r"\.(kernel|scale)$", ".weight"),
-    (r"\.mean$", ".running_mean"),
-    (r"\.var$", ".running_var"),
-]
-
-PARTS = {"backbone": "backbone", "head": "decode_head", "auxiliary": "auxiliary_head"}
+# What files hold besides the network: BatchNorm's counters, the classifier of an ImageNet network, and the bases that
+# a SegNeXt head with rand_init False keeps; ours are drawn from a key.
+IGNORED = re.compile(r"num_batches_tracked$|^(fc|head|classifier)\.|^decode_head\.hamburger\.ham\.bases$")
+CLASSIFIER = re.compile(r"^(decode_head|auxiliary_head)\.(conv_seg|classifier)\.")
 
 
-def upstream_name(path):
-    """mmsegmentation's key of the parameter or statistic at `path`, dotted: `head.skip.conv.kernel` and so on."""
-    for pattern, replacement in NAMES:
-        path = re.sub(pattern, replacement, path)
-    return path
+# ------------------------------------------------------------------------------------------------------------------ in
 
 
-def to_upstream(path, value):
-    """Our layout to torch's: dense [kh,kw,i,o] -> [o,i,kh,kw], depthwise [kh,kw,c] -> [c,1,kh,kw]."""
-    if not path.endswith(".kernel"):
-        return value
-    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.transpose(2, 0, 1)[:, None]
+def load_torch_state(model, state_dict, *, source="the state dict", parts=tuple(PARTS), classifier=True):
+    """Fills a network from a torch state dict, every parameter from one key and every key into one parameter.
 
-
-def from_upstream(path, value):
-    """The inverse of `to_upstream`."""
-    if not path.endswith(".kernel") or value.ndim != 4:
-        return value
-    depthwise = path.endswith(".depthwise.kernel") and value.shape[1] == 1
-    return value[:, 0].transpose(1, 2, 0) if depthwise else value.transpose(2, 3, 1, 0)
-
-
-def load_torch_state(weights, state_dict, *, source="the weights", parts=("backbone", "head", "auxiliary")):
-    """Fills `weights` from `state_dict`, upstream's names and layout, and returns the filled copy.
+    It takes mmsegmentation's segmentors and backbones, torchvision's ResNets, the backbones of MSCAN's authors, and
+    Hugging Face's SegFormers of transformers 4 and 5, with a segmentation head, ImageNet's or none.
 
     Args:
-        weights: {"params": ..., "batch_stats": ...}, pure dicts of arrays (only shapes and types are used).
-        state_dict: torch key -> array. A file with a backbone alone has keys without the `backbone.` in front.
+        model: an nnx module, which is filled in place; or weights {"params", "batch_stats"}, which stay as they are.
+        state_dict: torch key -> array, for example of `read_weights`.
         source: what messages call the state dict.
         parts: what of the network must be filled; what is left out keeps its values and may be absent or present.
+        classifier: whether the last layers of the heads are filled too, which know the number of classes.
+
+    Returns:
+        The filled weights, pure dicts of NumPy arrays.
 
     Raises:
         UserError: a parameter that the state dict lacks, a key that the network lacks, or another shape.
     """
-    # Counters of BatchNorm and the classifier of the ImageNet network have no place in a segmentor.
-    state_dict = {k: v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")}
-    if not any(key.startswith("backbone.") for key in state_dict):
-        state_dict = {f"backbone.{k}": v for k, v in state_dict.items() if not k.startswith("fc.")}
-    left_out = tuple(f"{upstream}." for ours, upstream in PARTS.items() if ours not in parts)
-    state_dict = {k: v for k, v in state_dict.items() if not k.startswith(left_out)}
-    unused, missing, unlike = set(state_dict), [], []
+    weights = split_model(model)[1] if isinstance(model, nnx.Module) else model
+    state_dict = _plain_names(state_dict, source)
+    spell, read = _spelling(state_dict)
+    found = {key: np.asarray(value) for key, value in _of(state_dict, parts, classifier).items()}
+    wanted = spell(_of(upstream_state(weights), parts, classifier))  # what the file would be, were it this network's
+    _check_parts(found, wanted, source)
+    if huggingface.is_huggingface(state_dict) and any(key.startswith("decode_head.convs.") for key in wanted):
+        raise UserError(
+            f"{source} has the head of Hugging Face's SegFormer: set model.head.style = 'huggingface' and "
+            "model.backbone.norm_eps = 1e-5, or leave 'head' out of init_parts"
+        )
+    _check_same(found, wanted, source)
+    values = read(found)
 
     def fill(keys, leaf):
-        path = jax.tree_util.keystr(keys[1:], simple=True, separator=".")
+        path = _path(keys)
         key = upstream_name(path)
-        if path.split(".")[0] not in parts:
-            return leaf
-        if key not in state_dict:
-            missing.append(key)
-            return leaf
-        unused.discard(key)
-        value = from_upstream(path, np.asarray(state_dict[key]))
-        if value.shape != leaf.shape:
-            unlike.append(f"{key} {list(np.shape(state_dict[key]))}, wanted {list(to_upstream(path, leaf).shape)}")
-            return leaf
-        return value.astype(leaf.dtype)
+        return from_upstream(path, values[key], leaf.ndim).astype(leaf.dtype) if key in values else leaf
 
     filled = jax.tree_util.tree_map_with_path(fill, weights)
+    if isinstance(model, nnx.Module):
+        nnx.update(model, filled["params"], filled["batch_stats"])
+    return filled
+
+
+def parts_of(state_dict):
+    """The parts of a network that a torch state dict holds, in the order of `PARTS`."""
+    found = {_part(key) for key in _plain_names(state_dict, "the state dict")}
+    return tuple(part for part in PARTS if part in found)
+
+
+def _plain_names(state_dict, source):
+    """Without what is ignored, and with the names of one version where a network's versions differ in names alone."""
+    rename = huggingface.hub_name if huggingface.is_huggingface(state_dict) else _mmseg_name
+    renamed = {rename(key): value for key, value in state_dict.items() if not IGNORED.search(key)}
+    if len(renamed) < sum(not IGNORED.search(key) for key in state_dict):
+        raise UserError(f"{source} has the same parameter under two names; save one model.state_dict() alone")
+    return renamed
+
+
+def _mmseg_name(key):
+    """MSCAN's authors have a module around the depthwise convolution of each feed-forward network."""
+    return key.replace(".mlp.dwconv.dwconv.", ".mlp.dwconv.")
+
+
+def _spelling(state_dict):
+    """Two functions from state dict to state dict: mmsegmentation's segmentor to what this one is, and back."""
+    if huggingface.is_huggingface(state_dict):
+        return huggingface.to_hub, huggingface.from_hub
+    if any(key.startswith("backbone.") for key in state_dict):
+        return dict, dict
+    return (
+        lambda segmentor: {key.removeprefix("backbone."): value for key, value in segmentor.items()},
+        lambda backbone: {f"backbone.{key}": value for key, value in backbone.items()},
+    )
+
+
+def _part(key):
+    """The part that a key belongs to; backbones go by many names, heads by one."""
+    return next((part for part, upstream in PARTS.items() if key.startswith(f"{upstream}.")), "backbone")
+
+
+def _of(state_dict, parts, classifier):
+    """What of a state dict belongs to `parts`, with the classifiers of the heads or without."""
+    return {
+        key: value
+        for key, value in state_dict.items()
+        if _part(key) in parts and (classifier or not CLASSIFIER.match(key))
+    }
+
+
+def _check_parts(found, wanted, source):
+    for part, name in {"backbone": "backbone", "head": "head", "auxiliary": "auxiliary head"}.items():
+        there, here = (any(_part(key) == part for key in keys) for keys in (found, wanted))
+        if here and not there:
+            raise UserError(f"{source} has no {name}: leave {part!r} out of init_parts")
+        if there and not here:
+            raise UserError(
+                f"{source} has a part that the network lacks, its {name}: leave {part!r} out of init_parts"
+                + (", or set loss.auxiliary_weight" if part == "auxiliary" else "")
+            )
+
+
+def _check_same(found, wanted, source):
+    def described(value):
+        return f"{'' if value.dtype.kind == 'f' else f'{value.dtype} '}{list(value.shape)}"
+
+    lacking = [key for key in wanted if key not in found]
+    unknown = [key for key in found if key not in wanted]
+    unlike = [key for key in wanted if key in found and described(found[key]) != described(wanted[key])]
+    if not lacking and not unknown and unlike and all(map(CLASSIFIER.match, unlike)):
+        theirs, ours = (values[unlike[0]].shape[0] for values in (found, wanted))
+        if theirs != ours and all(found[key].shape[1:] == wanted[key].shape[1:] for key in unlike):
+            raise UserError(
+                f"{source} has {theirs} classes, the network {ours}: --config.init_classifier=False keeps the "
+                "classifier as drawn, init_parts without the head leaves all of it out"
+            )
     for what, names in (
-        ("lacks", missing),
-        ("has keys unknown to the network:", sorted(unused)),
-        ("differs in", unlike),
+        ("lacks", lacking),
+        ("has keys unknown to the network:", unknown),
+        ("differs in", [f"{key} {described(found[key])}, wanted {described(wanted[key])}" for key in unlike]),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(
-                f"init_from: {source} {what} {', '.join(names[:3])}{more}; is config.model the same network?"
-            )
-    return filled
+            raise UserError(f"{source} {what} {', '.join(names[:3])}{more}; is config.model the same network?")
+
+
+# ----------------------------------------------------------------------------------------------------------------- out
+
+
+def torch_state(weights, steps=0):
+    """`weights` {"params", "batch_stats"} as mmsegmentation's state dict: key -> NumPy array in torch's layout.
+
+    `steps` is what BatchNorm's counters say; torch counts batches in them and uses the number for nothing by default.
+    For SegFormers with Hugging Face's head `huggingface.to_hub` gives that state dict the hub's names.
+    """
+    state_dict = upstream_state(weights)
+    norms = [key.removesuffix("running_mean") for key in state_dict if key.endswith(".running_mean")]
+    return state_dict | {f"{norm}num_batches_tracked": np.array(steps, np.int64) for norm in norms}
+
+
+def upstream_state(weights):
+    """Parameters and statistics by mmsegmentation's keys, in torch's layout."""
+    leaves = ((_path(keys), np.asarray(leaf)) for keys, leaf in jax.tree_util.tree_leaves_with_path(weights))
+    return {upstream_name(path): to_upstream(path, leaf) for path, leaf in leaves}
+
+
+def _path(keys):
+    return jax.tree_util.keystr(keys[1:], simple=True, separator=".")
+
+
+def write_safetensors(path, state_dict, metadata):
+    """Writes a new file, all or nothing; `metadata` are strings for its header, where torch's format is noted too."""
+    arrays = {key: np.array(value, order="C") for key, value in state_dict.items()}
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        temporary.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"} | metadata))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): name another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def convert(config, workdir, *, out, weights=None, checkpoint="best"):
+    """Writes the weight file `weights`, or a checkpoint of the run in `workdir`, to the `.safetensors` file `out`."""
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out={out}: give a name that ends in .safetensors")
+    if out.exists():
+        raise UserError(f"--out={out} exists already: remove it, or name another")
+    if not out.parent.is_dir():
+        raise UserError(f"--out={out}: there is no folder {out.parent}; make it, or name another")
+    state_dict = published(config, weights) if weights else trained(config, workdir, checkpoint)
+    if config.model.head.get("style") == "huggingface":
+        state_dict = huggingface.to_hub(state_dict)
+    write_safetensors(out, state_dict, {"config": json.dumps(config.to_dict()), "command": shlex.join(sys.argv)})
+    print(f"{out}: {len(state_dict)} tensors of {', '.join(parts_of(state_dict))}")
+
+
+def published(config, path):
+    """The state dict of what the file has of the configured network; what was not read is not in it."""
+    state_dict = read_weights(path)
+    parts, classifier = parts_of(state_dict), config.init_classifier
+    weights = split_model(build_model(config))[1]
+    filled = load_torch_state(weights, state_dict, source=str(path), parts=parts, classifier=classifier)
+    return _of(torch_state(filled), parts, classifier)
+
+
+def trained(config, workdir, which):
+    """The state dict of a checkpoint of the run in `workdir`: "best", "latest" or a step, as text."""
+    if which not in ("best", "latest") and not which.isdecimal():
+        raise UserError(f"--checkpoint={which} is not best, latest or a step")
+    nothing = UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
+    if not (workdir / "checkpoints").is_dir():
+        raise nothing
+    run_folder.check_network(workdir, config)
+    direction, _ = build_optimizer(config)
+    template = abstract_state(split_model(build_model(config))[1], direction, make_mesh(data=-1, space=1))
+    checkpoints = Checkpoints(workdir / "checkpoints", best=run_folder.load_config(workdir).eval.best)
+    restored = checkpoints.restore(template, int(which) if which.isdecimal() else which)
+    if restored is None:
+        raise nothing
+    step, state = restored
+    return torch_state({kind: state[kind] for kind in ("params", "batch_stats")}, step)
+
+
+def _command(config, workdir):
+    given = flags.FLAGS
+    if given.weights and (commandline.WORKDIR.value or given["checkpoint"].present):
+        raise UserError("--weights reads a file: leave out --workdir and --checkpoint, which name a run")
+    convert(config, workdir, out=given.out, weights=given.weights, checkpoint=given.checkpoint)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("weights", None, "The weight file to convert; without it, a checkpoint of the run.")
+    flags.DEFINE_string("checkpoint", "best", "Which one of the run: best, latest, or a step.")
+    flags.DEFINE_string("out", None, "The .safetensors file to write.", required=True)
+    commandline.run(_command)

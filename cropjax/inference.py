@@ -53,8 +53,9 @@ def slide(forward, images, *, window, stride):
 def make_predict(graph, config, mesh):
     """`predict(weights, images, size, mode)` -> class ids uint8 [n,*size] of uint8 `images` [n,h,w,3].
 
-    The logits of `mode`, "whole" or "slide", are resized to `size` (height, width) before the largest is taken.
-    `size` and `mode` must be static where this is jitted.
+    The network sees the image padded with zeros, at the right and the bottom, to multiples of `eval.size_divisor`.
+    The logits of `mode`, "whole" or "slide", are cut back and resized to `size` (height, width) before the largest is
+    taken. `size` and `mode` must be static where this is jitted.
     """
     align_corners = config.model.align_corners
 
@@ -66,12 +67,14 @@ def make_predict(graph, config, mesh):
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             return resize_bilinear(logits, x.shape[1:3], align_corners=align_corners)
 
+        _, h, w, _ = images.shape
         x = normalize(images, dtype=jnp.dtype(config.train.dtype))
+        x = jnp.pad(x, ((0, 0), (0, -h % config.eval.size_divisor), (0, -w % config.eval.size_divisor), (0, 0)))
         if mode == "slide":
             logits = slide(forward, x, window=tuple(config.eval.window), stride=tuple(config.eval.stride))
         else:
             logits = forward(x)
-        logits = resize_bilinear(logits, size, align_corners=align_corners)
+        logits = resize_bilinear(logits[:, :h, :w], size, align_corners=align_corners)
         return jnp.argmax(logits, -1).astype(jnp.uint8)
 
     return predict

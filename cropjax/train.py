@@ -23,6 +23,17 @@ from cropjax.weights import read_weights
 from cropjax.writers import create_writer
 
 
+RESNET = "upstream's ImageNet weights are at download.openmmlab.com/pretrain/third_party (resnet50_v1c-2cccc1ad.pth)"
+PRETRAIN = "upstream's ImageNet weights are in download.openmmlab.com/mmsegmentation/v0.5/pretrain"
+# Where the files come from that the configs name.
+IMAGENET = {
+    "pspnet": RESNET,
+    "deeplabv3plus": RESNET,
+    "segformer": f"{PRETRAIN}/segformer (mit_b3_20220624-13b1141c.pth and so on)",
+    "segnext": f"{PRETRAIN}/segnext (mscan_b_20230227-3ab7d230.pth and so on)",
+}
+
+
 class NotFiniteError(UserError):
     """A loss or a norm became nan or infinite."""
 
@@ -39,11 +50,16 @@ def initial_weights(weights, config):
         return weights
     if not Path(path).is_file():
         raise UserError(
-            f"init_from: there is no file {path}; upstream's ImageNet weights are at "
-            "download.openmmlab.com/pretrain/third_party (ResNet-50: resnet50_v1c-2cccc1ad.pth), and "
-            "--config.init_from='' trains from scratch"
+            f"init_from: there is no file {path}; {IMAGENET[config.model.name]}, and --config.init_from='' trains from "
+            "scratch"
         )
-    return load_torch_state(weights, read_weights(path), source=path, parts=tuple(config.init_parts))
+    return load_torch_state(
+        weights,
+        read_weights(path),
+        source=f"init_from: {path}",
+        parts=tuple(config.init_parts),
+        classifier=config.init_classifier,
+    )
 
 
 def check_step(train_step, template, config, mesh):

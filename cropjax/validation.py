@@ -4,11 +4,14 @@ import math
 
 import jax
 
-from cropjax.config import DTYPES, HEADS, LABELS
-from cropjax.convert import PARTS
+from cropjax.config import DTYPES, LABELS, NETWORKS, OPTIMIZERS, defaults
 from cropjax.errors import UserError
 from cropjax.losses import AVERAGES
+from cropjax.models.layers import GroupNorm
+from cropjax.models.mit import HEADS
 from cropjax.models.resnet import STAGES, STRIDES
+from cropjax.models.segformer import STYLES
+from cropjax.names import PARTS
 from cropjax.ops.conv import PADDING_MODES
 
 MODES = ("whole", "slide")
@@ -17,82 +20,154 @@ SCORES = ("miou", "macc", "aacc")
 
 def validate(config):
     """Returns `config`; raises `UserError` for a value, or two that do not go together, that cannot work."""
+    fields = Fields(config)
+    _check_model(config.model, fields)
+    _check_optimizer(config.optim, fields)
+    _check_the_rest(config, fields)
+    return config
 
-    def values(field):
+
+class Fields:
+    """A config's fields by their dotted names, and what can be asked of each."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def values(self, field):
         """The elements of a tuple field, or the one value of another."""
-        value = config
+        value = self.config
         for name in field.split("."):
             value = value[name]
         return value if isinstance(value, tuple) else (value,)
 
-    def one_of(allowed, *fields):
+    def one_of(self, allowed, *fields):
         for field in fields:
-            for value in values(field):
+            for value in self.values(field):
                 if value not in allowed:
                     raise UserError(f"{field} = {value!r} is not one of {', '.join(map(str, allowed))}")
 
-    def between(least, most, *fields, kind=(int, float)):
+    def between(self, least, most, *fields, kind=(int, float)):
         for field in fields:
-            for value in values(field):
+            for value in self.values(field):
                 if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
                     what = "a whole number" if kind is int else "a number"
                     above = "" if most == math.inf else f" and at most {most}"
                     raise UserError(f"{field} = {value!r} must be {what} of at least {least}{above}")
 
-    def whole_numbers(least, *fields):
-        between(least, math.inf, *fields, kind=int)
+    def whole_numbers(self, least, *fields):
+        self.between(least, math.inf, *fields, kind=int)
 
-    def length(count, *fields):
-        for field in fields:
-            if len(values(field)) != count:
-                raise UserError(f"{field} = {values(field)} must have {count} values")
+    def multiple(self, factor, field, why):
+        if any(value % factor for value in self.values(field)):
+            raise UserError(f"{field} = {self.values(field)[0]} must be a multiple of {factor}, {why}")
 
-    def not_empty(*fields):
+    def length(self, count, *fields):
         for field in fields:
-            if not values(field):
+            if len(self.values(field)) != count:
+                raise UserError(f"{field} = {self.values(field)} must have {count} values")
+
+    def not_empty(self, *fields):
+        for field in fields:
+            if not self.values(field):
                 raise UserError(f"{field} must not be empty")
 
-    model, data, train, ev = config.model, config.data, config.train, config.eval
-    one_of(HEADS, "model.name")
-    rates, stranger = ("pool_scales", "dilations") if model.name == "pspnet" else ("dilations", "pool_scales")
-    if stranger in model.head:
-        raise UserError(f"model.name = {model.name!r} does not fit model.head: use a config file of that network")
-    one_of(STAGES, "model.backbone.depth")
-    one_of(STRIDES, "model.backbone.output_stride")
-    one_of(PADDING_MODES, *(f"model.{part}.padding_mode" for part in ("backbone", "head", "auxiliary")))
-    one_of(AVERAGES, "loss.average")
-    one_of(LABELS, "data.source")
-    one_of(DTYPES, "train.dtype")
-    one_of(PARTS, "init_parts")
-    one_of(MODES, "eval.modes")
-    one_of([f"{mode}/{score}" for mode in MODES for score in SCORES], "eval.best")
-    not_empty("init_parts", "eval.modes", f"model.head.{rates}")
+
+def _check_model(model, fields):
+    fields.one_of(NETWORKS, "model.name")
+    for part in ("backbone", "head"):
+        if model[part].keys() != defaults(model.name).model[part].keys():
+            raise UserError(f"model.name = {model.name!r} does not fit model.{part}: use a config file of that network")
+    match model.name:
+        case "pspnet" | "deeplabv3plus":
+            fields.one_of(STAGES, "model.backbone.depth")
+            fields.one_of(STRIDES, "model.backbone.output_stride")
+            fields.one_of(PADDING_MODES, "model.backbone.padding_mode", "model.head.padding_mode")
+            fields.whole_numbers(2, "model.backbone.width")
+        case "segformer" | "segnext":
+            fields.length(4, "model.backbone.widths", "model.backbone.depths")
+            fields.whole_numbers(1, "model.backbone.widths", "model.backbone.depths")
+            fields.between(0, 0.99, "model.backbone.drop_path")
+    fields.whole_numbers(1, "model.head.channels")
+    match model.name:
+        case "pspnet":
+            fields.not_empty("model.head.pool_scales")
+            fields.whole_numbers(1, "model.head.pool_scales")
+        case "deeplabv3plus":
+            fields.not_empty("model.head.dilations")
+            fields.whole_numbers(1, "model.head.dilations", "model.head.skip_channels")
+        case "segformer":
+            if any(width % heads for width, heads in zip(model.backbone.widths, HEADS, strict=True)):
+                raise UserError(
+                    f"model.backbone.widths = {model.backbone.widths} must be multiples of {HEADS}, the heads"
+                )
+            fields.whole_numbers(1, "model.backbone.mlp_ratio")
+            fields.between(1e-12, 1, "model.backbone.norm_eps")
+            fields.one_of(STYLES, "model.head.style")
+        case "segnext":
+            fields.multiple(GroupNorm.GROUPS, "model.head.channels", "the groups of its norms")
+            fields.whole_numbers(1, "model.head.rank")
+            fields.whole_numbers(0, "model.head.train_steps", "model.head.eval_steps")
+    fields.between(0, 0.99, "model.head.dropout", "model.auxiliary.dropout")
+    fields.one_of(PADDING_MODES, "model.auxiliary.padding_mode")
+    fields.between(0, 3, "model.auxiliary.index", kind=int)
+    fields.whole_numbers(0, "model.auxiliary.convs")
+    fields.whole_numbers(1, "model.auxiliary.channels", "model.norm.groups")
+    fields.between(0, 1, "model.norm.momentum")
+    fields.between(1e-12, 1, "model.norm.eps")
+
+
+def _check_optimizer(c, fields):
+    fields.one_of(OPTIMIZERS, "optim.name")
+    for field in OPTIMIZERS[c.name]:
+        if field not in c:
+            raise UserError(f"optim.name = {c.name!r} does not fit optim, which has no {field}: see cropjax/config.py")
+    fields.between(0, math.inf, "optim.lr", "optim.min_lr", "optim.power", "optim.weight_decay")
+    fields.whole_numbers(0, "optim.warmup_steps")
+    match c.name:
+        case "sgd":
+            fields.between(0, 1, "optim.momentum")
+        case "adamw":
+            fields.length(2, "optim.betas")
+            fields.between(0, 0.999999, "optim.betas")
+            fields.between(0, 1, "optim.eps")
+    for rule in c.rules:
+        match rule:
+            case (str(), int() | float() as rate, int() | float() as decay) if min(rate, decay) >= 0:
+                pass
+            case _:
+                raise UserError(
+                    f"optim.rules: {rule!r} must be (text in a parameter's name, factor of the learning rate, factor "
+                    "of the weight decay)"
+                )
+
+
+def _check_the_rest(config, fields):
+    data, train, ev = config.data, config.train, config.eval
+    fields.one_of(AVERAGES, "loss.average")
+    fields.one_of(LABELS, "data.source")
+    fields.one_of(DTYPES, "train.dtype")
+    fields.one_of(PARTS, "init_parts")
+    fields.one_of(MODES, "eval.modes")
+    fields.one_of([f"{mode}/{score}" for mode in MODES for score in SCORES], "eval.best")
+    fields.not_empty("init_parts", "eval.modes")
     if train.dtype == "float64" and not jax.config.jax_enable_x64:
         raise UserError("train.dtype = 'float64' needs the environment variable JAX_ENABLE_X64=1")
 
-    length(2, "data.scale", "data.crop_size", "data.ratio_range", "data.streets.size", "eval.window", "eval.stride")
-    whole_numbers(0, "seed", "data.workers", "data.streets.seed", "optim.warmup_steps")
-    whole_numbers(0, "eval.location_prior", "eval.panels", "model.auxiliary.convs")
-    whole_numbers(1, *(f"train.{name}" for name in ("steps", "batch_size", "log_every", "checkpoint_every")))
-    whole_numbers(1, "eval.every", "eval.batch_size", "eval.window", "eval.stride", "data.threads")
-    whole_numbers(1, "data.scale", "data.crop_size", "data.streets.train_count", "data.streets.eval_count")
-    whole_numbers(1, "model.head.channels", "model.auxiliary.channels", "model.norm.groups", f"model.head.{rates}")
-    whole_numbers(2, "model.backbone.width")
-    if "skip_channels" in model.head:
-        whole_numbers(1, "model.head.skip_channels")
-    between(0, 3, "model.auxiliary.index", kind=int)
-    between(0, math.inf, "optim.lr", "optim.min_lr", "optim.power", "optim.weight_decay", "loss.auxiliary_weight")
-    between(0, 1, "optim.momentum", "model.norm.momentum", "data.cat_max_ratio", "data.flip")
-    between(0, 0.99, "model.head.dropout", "model.auxiliary.dropout")
-    between(1e-12, 1, "model.norm.eps")
-    between(0.01, 100, "data.ratio_range")
+    pairs = ("data.scale", "data.crop_size", "data.ratio_range", "data.streets.size", "eval.window", "eval.stride")
+    fields.length(2, *pairs)
+    fields.whole_numbers(0, "seed", "data.workers", "data.streets.seed", "eval.location_prior", "eval.panels")
+    fields.whole_numbers(1, *(f"train.{name}" for name in ("steps", "batch_size", "log_every", "checkpoint_every")))
+    fields.whole_numbers(1, *(f"eval.{name}" for name in ("every", "batch_size", "window", "stride", "size_divisor")))
+    fields.whole_numbers(1, "data.scale", "data.crop_size", "data.streets.train_count", "data.streets.eval_count")
+    fields.whole_numbers(1, "data.threads")
+    fields.between(0, math.inf, "loss.auxiliary_weight")
+    fields.between(0, 1, "data.cat_max_ratio", "data.flip")
+    fields.between(0.01, 100, "data.ratio_range")
 
     if data.ratio_range[0] > data.ratio_range[1]:
         raise UserError(f"data.ratio_range = {data.ratio_range} must go from small to large")
     if any(stride > window for stride, window in zip(ev.stride, ev.window, strict=True)):
         raise UserError(f"eval.stride = {ev.stride} is larger than eval.window = {ev.window}: it would leave gaps")
-    if train.batch_size % model.norm.groups:
-        raise UserError(
-            f"model.norm.groups = {model.norm.groups} does not divide train.batch_size = {train.batch_size}"
-        )
-    return config
+    groups = config.model.norm.groups
+    if train.batch_size % groups:
+        raise UserError(f"model.norm.groups = {groups} does not divide train.batch_size = {train.batch_size}")

@@ -50,21 +50,43 @@ class Conv(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """Depthwise convolution of stride 1 that keeps the size: kernel [k,k,c], no bias."""
+    """Depthwise convolution of stride 1 that keeps the size: kernel [kh,kw,c] of odd sides, optional bias [c].
 
-    def __init__(self, c, k, *, rng, dilation=1, padding_mode="zeros"):
-        self.kernel = nnx.Param(kaiming_normal(rng, (k, k, c)))
+    `size` is one side or (rows, columns).
+    """
+
+    def __init__(self, c, size, *, rng, dilation=1, padding_mode="zeros", bias=False, std=None):
+        shape = (*np.broadcast_to(size, 2).tolist(), c)
+        self.kernel = nnx.Param(kaiming_normal(rng, shape) if std is None else normal(rng, shape, std))
+        self.bias = nnx.Param(np.zeros(c, np.float32)) if bias else None
         self.dilation, self.padding_mode = dilation, padding_mode
 
     def __call__(self, x):
-        reach = self.dilation * (self.kernel.shape[0] // 2)
-        return depthwise_conv(
+        kh, kw, _ = self.kernel.shape
+        y = depthwise_conv(
             x,
             self.kernel[...],
             dilation=self.dilation,
-            padding=(reach, reach),
+            padding=(self.dilation * (kh // 2), self.dilation * (kw // 2)),
             padding_mode=self.padding_mode,
         )
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+def grouped_depthwise_conv(c, size, *, rng):
+    """The depthwise convolution of MiT and MSCAN: with a bias, and N(0, 2 / fan_out) where fan_out minds the groups."""
+    return DepthwiseConv(c, size, rng=rng, bias=True, std=np.sqrt(2 / np.prod(np.broadcast_to(size, 2))))
+
+
+class Linear(nnx.Module):
+    """x [...,i] -> [...,o]: kernel [i,o], which is given, and bias [o]."""
+
+    def __init__(self, kernel):
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(np.zeros(kernel.shape[-1], np.float32))
+
+    def __call__(self, x):
+        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -130,11 +152,46 @@ class BatchNorm(nnx.Module):
             stat.set_value(self.momentum * old + (1 - self.momentum) * new)
 
 
+class LayerNorm(nnx.Module):
+    """Normalises each position over its channels, in float32 or better (Ba et al. 2016)."""
+
+    def __init__(self, c, *, eps):
+        self.scale = nnx.Param(np.ones(c, np.float32))
+        self.bias = nnx.Param(np.zeros(c, np.float32))
+        self.eps = eps
+
+    def __call__(self, x):
+        y = _standardized(x.astype(jnp.promote_types(x.dtype, jnp.float32)), -1, self.eps)
+        return (y * self.scale[...].astype(y.dtype) + self.bias[...].astype(y.dtype)).astype(x.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Normalises each image over its positions and the channels of a group, in float32 or better (Wu & He 2018)."""
+
+    GROUPS = 32
+
+    def __init__(self, c, *, scale=1.0, eps=1e-5):
+        self.scale = nnx.Param(np.full(c, scale, np.float32))
+        self.bias = nnx.Param(np.zeros(c, np.float32))
+        self.eps = eps
+
+    def __call__(self, x, train):
+        n, h, w, _ = x.shape
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(n, h, w, self.GROUPS, -1)
+        y = _standardized(y, (1, 2, 4), self.eps).reshape(x.shape)
+        return (y * self.scale[...].astype(y.dtype) + self.bias[...].astype(y.dtype)).astype(x.dtype)
+
+
+def _standardized(x, axes, eps):
+    x = x - x.mean(axes, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
+
+
 class ConvNorm(nnx.Module):
     """Convolution, normalisation, ReLU: upstream's ConvModule. Without a norm the convolution has a bias."""
 
-    def __init__(self, i, o, k, *, rng, norm, relu=True, scale=1.0, **conv_args):
-        self.conv = Conv(i, o, k, rng=rng, bias=norm is None, **conv_args)
+    def __init__(self, i, o, k, *, rng, norm, relu=True, scale=1.0, bias=False, **conv_args):
+        self.conv = Conv(i, o, k, rng=rng, bias=bias or norm is None, **conv_args)
         self.norm = norm(o, scale=scale) if norm else None
         self.relu = relu
 
@@ -156,6 +213,36 @@ class SeparableConvNorm(nnx.Module):
     def __call__(self, x, train):
         x = jax.nn.relu(self.depthwise_norm(self.depthwise(x), train))
         return self.pointwise(x, train)
+
+
+class MixFFN(nnx.Module):
+    """1x1 to `hidden` channels, depthwise 3x3, GELU, 1x1 back: what carries the positions in MiT and MSCAN."""
+
+    def __init__(self, c, hidden, *, rng):
+        self.expand = Conv(c, hidden, 1, rng=rng, bias=True)
+        self.depthwise = grouped_depthwise_conv(hidden, 3, rng=rng)
+        self.project = Conv(hidden, c, 1, rng=rng, bias=True)
+
+    def __call__(self, x):
+        return self.project(gelu(self.depthwise(self.expand(x))))
+
+
+def gelu(x):
+    """x times the normal distribution's cumulative function, by erf: torch's default."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def stochastic_depth(x, rate, blocks, *, train, key):
+    """What is left of the two branches of each of `blocks` blocks: factors [blocks,2,n,1,1,1] for `x` [n,h,w,c].
+
+    In training a branch is dropped for a whole image with a rate that grows evenly from 0 in the first block to
+    `rate` in the last, and divided by its chance to stay otherwise (Huang et al. 2016; mmcv's DropPath).
+    """
+    shape = (blocks, 2, x.shape[0], 1, 1, 1)
+    if not (train and rate):
+        return jnp.ones(shape, x.dtype)
+    stay = 1 - jnp.linspace(0, rate, blocks, dtype=jnp.float32).reshape(-1, *[1] * 5)
+    return (jax.random.bernoulli(key, stay, shape) / stay).astype(x.dtype)
 
 
 class Classifier(nnx.Module):

@@ -1,7 +1,7 @@
-"""ResNet with dilations and the three-convolution stem (ResNetV1c).
+"""ResNet with dilations, with the three-convolution stem (ResNetV1c) or the paper's 7x7.
 
-He et al. 2016; the stem and the dilated form from DeepLab. Matches `mmseg/models/backbones/resnet.py`: padding equals
-dilation in every 3x3, the stride sits on the bottleneck's 3x3, and with `contract_dilation` the first block of a
+He et al. 2016; the deep stem and the dilated form from DeepLab. Matches `mmseg/models/backbones/resnet.py`: padding
+equals dilation in every 3x3, the stride sits on the bottleneck's 3x3, and with `contract_dilation` the first block of a
 dilated stage uses half the dilation.
 """
 
@@ -66,21 +66,27 @@ class ResNet(nnx.Module):
     """Images [n,h,w,3] -> four feature maps, at strides 4, 8 and then as `output_stride` (8, 16 or 32) says.
 
     `depth` is one of `STAGES`; `width` the channels of the first stage (64 in the paper); `channels` the channels of
-    the four maps. The last norm of every residual branch starts at zero, as upstream's does without a checkpoint.
+    the four maps. `deep_stem=False` has one 7x7 convolution in place of the three 3x3, as torchvision's networks do.
+    The last norm of every residual branch starts at zero, as upstream's does without a checkpoint.
     """
 
     def __init__(
-        self, depth, *, rng, norm, width=64, output_stride=8, contract_dilation=True, padding_mode="zeros",
+        self, depth, *, rng, norm, width=64, output_stride=8, contract_dilation=True, deep_stem=True,
+        padding_mode="zeros",
     ):  # fmt: skip
         block = BasicBlock if depth < 50 else Bottleneck
         spatial = {"rng": rng, "norm": norm, "padding_mode": padding_mode}
-        self.stem = nnx.List(
-            [
-                ConvNorm(3, width // 2, 3, stride=2, **spatial),
-                ConvNorm(width // 2, width // 2, 3, **spatial),
-                ConvNorm(width // 2, width, 3, **spatial),
-            ]
-        )
+        if deep_stem:
+            self.stem = nnx.List(
+                [
+                    ConvNorm(3, width // 2, 3, stride=2, **spatial),
+                    ConvNorm(width // 2, width // 2, 3, **spatial),
+                    ConvNorm(width // 2, width, 3, **spatial),
+                ]
+            )
+        else:
+            self.conv1 = ConvNorm(3, width, 7, stride=2, **spatial)
+        self.deep_stem = deep_stem
         self.stages = nnx.List()
         i = width
         strides, dilations = STRIDES[output_stride]
@@ -101,8 +107,8 @@ class ResNet(nnx.Module):
             self.stages.append(blocks)
         self.channels = tuple(width * 2**stage * block.expansion for stage in range(4))
 
-    def __call__(self, x, train):
-        for layer in self.stem:
+    def __call__(self, x, train, key=None):
+        for layer in self.stem if self.deep_stem else [self.conv1]:
             x = layer(x, train)
         x = max_pool(x)  # stride 4
         maps = []

@@ -17,15 +17,15 @@ class Output(NamedTuple):
 
 
 class Segmentor(nnx.Module):
-    """Normalised images [n,h,w,3] -> `Output`. In training BatchNorm uses the batch and dropout uses `key`."""
+    """Normalised images [n,h,w,3] -> `Output`. In training BatchNorm uses the batch, and what is random `key`."""
 
     def __init__(self, backbone, head, auxiliary=None):
         self.backbone, self.head, self.auxiliary = backbone, head, auxiliary
         name_norms(self)
 
     def __call__(self, images, *, train=False, key=None):
-        maps = self.backbone(images, train)
-        head_key, auxiliary_key = jax.random.split(key) if key is not None else (None, None)
+        backbone_key, head_key, auxiliary_key = jax.random.split(key, 3) if key is not None else (None, None, None)
+        maps = self.backbone(images, train, backbone_key)
         logits = self.head(maps, train, head_key)
         auxiliary = self.auxiliary(maps, train, auxiliary_key) if train and self.auxiliary else None
         return Output(logits, auxiliary, maps)

@@ -21,14 +21,17 @@ def stream(name: str) -> np.random.Generator:
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """float32 array for one state_dict key, or N(0, 1) for any name that is not one.
 
-    Activations keep their size through conv + BN + ReLU, logits are of order 1. Each bottleneck's last
-    BN is small: without that, a deep random network amplifies rounding and parity means little.
+    Activations keep their size through conv + BN + ReLU; queries, keys and logits are of order 1. Each bottleneck's
+    last BN is small, as are layer scales, and attention's convolutions gain nothing: without that, a deep random
+    network amplifies rounding and parity means little. The bases of a matrix decomposition, [1, D, R], are positive
+    and of length 1 over D.
     """
     normal = stream(name).standard_normal(shape)
     layer, _, kind = name.rpartition(".")
-    if kind == "weight" and len(shape) == 4:
+    kind = kind.removeprefix("in_proj_")
+    if kind == "weight" and len(shape) > 1:
         fan_in = np.prod(shape[1:])  # OIHW: kh * kw alone for a depthwise kernel
-        gain = 1.0 if layer.endswith("conv_seg") else 2.0
+        gain = 1.0 if len(shape) == 2 or ".attn." in layer or layer.endswith("conv_seg") else 2.0
         values = normal * np.sqrt(gain / fan_in)
     elif kind == "weight":
         values = (0.2 if layer.endswith("bn3") else 1.0) * (1 + 0.1 * normal)
@@ -36,6 +39,11 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = 0.1 * normal
     elif kind == "running_var":
         values = np.exp(0.1 * normal)
+    elif kind in ("layer_scale_1", "layer_scale_2"):
+        values = 0.1 * (1 + 0.1 * normal)
+    elif kind == "bases":
+        uniform = stream(name).random(shape)
+        values = uniform / np.sqrt(np.sum(uniform * uniform, axis=1, keepdims=True))
     else:
         values = normal
     return values.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Single operations of PyTorch and mmseg in float64: pooling, resize, convolution, loss, metric, schedule, optimiser.
+"""Single operations of PyTorch and mmseg in float64: layers, resize, attention, loss, metric, schedule, optimiser.
 
 Each case is one entry of `meta["cases"]`: {"op", "key", "inputs": {name: shape}, "args"}. An input is
 rule.draw(f"{key}/{name}", shape). The fixture holds `key` (the output) and, for a case with inputs that
@@ -13,7 +13,9 @@ from torch.nn import functional
 
 def op_fixtures() -> tuple[dict, dict]:
     arrays, cases = {}, []
-    for family in (pooling, resizing, convolution, batch_norm, cross_entropy, confusion, schedules, optimizers):
+    convolutions, norms = (convolution, other_convolutions), (batch_norm, other_norms)
+    layers = (pooling, resizing, *convolutions, *norms, gelu, attention, factorization)
+    for family in (*layers, cross_entropy, confusion, schedules, optimizers):
         for case, results in family():
             cases.append(case)
             arrays |= results
@@ -102,6 +104,27 @@ def convolve(x, weight, args: dict, mode: str):
     return torch.func.functional_call(layer, {"weight": weight}, (x,))
 
 
+def other_convolutions():
+    """With bias: depthwise strips as MSCAN has them, one wider than the map; MiT's reductions, which drop the rest."""
+    strips = [((1, 7), (0, 3)), ((7, 1), (3, 0)), ((1, 21), (0, 10)), ((21, 1), (10, 0))]
+    for kernel, padding in strips:
+        yield differentiated(
+            "strip_conv2d",
+            "strip_conv2d/{}x{}".format(*kernel),
+            {"x": (1, 2, 9, 8), "weight": (2, 1, *kernel), "bias": (2,)},
+            {"padding": padding},
+            lambda x, weight, bias, padding=padding: functional.conv2d(x, weight, bias, padding=padding, groups=2),
+        )
+    for ratio in (2, 4, 8):
+        yield differentiated(
+            "reduce_conv2d",
+            f"reduce_conv2d/by{ratio}",
+            {"x": (1, 2, 9, 19), "weight": (3, 2, ratio, ratio), "bias": (3,)},
+            {"ratio": ratio},
+            lambda x, weight, bias, ratio=ratio: functional.conv2d(x, weight, bias, stride=ratio),
+        )
+
+
 def batch_norm():
     """Training-mode BatchNorm; `running` holds mean and (unbiased) variance after one call, from 0 and 1."""
     for shape in ((2, 3, 5, 4), (2, 3, 1, 1)):
@@ -117,6 +140,67 @@ def batch_norm():
         inputs = {"x": shape, "weight": (3,), "bias": (3,)}
         case, results = differentiated("batch_norm", key, inputs, {"momentum": 0.1, "eps": 1e-5}, function)
         yield case, results | {f"{key}/running": running["value"]}
+
+
+def other_norms():
+    """LayerNorm over the last axis of tokens [B, N, C], with MiT's epsilon and MSCAN's; GroupNorm of maps."""
+    for eps in (1e-5, 1e-6):
+        yield differentiated(
+            "layer_norm",
+            f"layer_norm/eps{eps:.0e}",
+            {"x": (2, 5, 6), "weight": (6,), "bias": (6,)},
+            {"eps": eps},
+            lambda x, weight, bias, eps=eps: functional.layer_norm(x, (6,), weight, bias, eps),
+        )
+    for channels, groups in ((8, 4), (64, 32)):
+        yield differentiated(
+            "group_norm",
+            f"group_norm/{channels}_in_{groups}",
+            {"x": (2, channels, 3, 2), "weight": (channels,), "bias": (channels,)},
+            {"groups": groups, "eps": 1e-5},
+            lambda x, weight, bias, groups=groups: functional.group_norm(x, groups, weight, bias, 1e-5),
+        )
+
+
+def gelu():
+    """The exact one, by the error function."""
+    yield differentiated("gelu", "gelu/erf", {"x": (2, 100)}, {}, functional.gelu)
+
+
+def attention():
+    """torch.nn.MultiheadAttention of tokens [B, N, C]: queries from `x`, keys and values from the shorter `reduced`.
+
+    `in_proj_weight` [3C, C] holds the weights of queries, keys and values, in this order.
+    """
+    for heads in (1, 2):
+        layer = torch.nn.MultiheadAttention(4, heads, batch_first=True).double()
+
+        def function(x, reduced, in_proj_weight, in_proj_bias, out_proj_weight, out_proj_bias, layer=layer):
+            weights = {"in_proj_weight": in_proj_weight, "in_proj_bias": in_proj_bias}
+            weights |= {"out_proj.weight": out_proj_weight, "out_proj.bias": out_proj_bias}
+            output, _ = torch.func.functional_call(layer, weights, (x, reduced, reduced))
+            return output
+
+        inputs = {"x": (2, 7, 4), "reduced": (2, 3, 4), "in_proj_weight": (12, 4), "in_proj_bias": (12,)}
+        inputs |= {"out_proj_weight": (4, 4), "out_proj_bias": (4,)}
+        yield differentiated("attention", f"attention/{heads}_heads", inputs, {"heads": heads}, function)
+
+
+def factorization():
+    """SegNeXt's matrix decomposition of relu(x), as its head has it; args["bases"] are the arguments of rule.draw.
+
+    Both images start from the same bases; upstream draws new ones at every forward unless `rand_init` is False.
+    """
+    from mmseg.models.decode_heads.ham_head import NMF2D
+
+    for mode, steps in (("train", 6), ("eval", 7)):
+        args = {"steps": steps, "bases": (f"nmf/{mode}.bases", (1, 6, 4))}
+        layer = NMF2D({"MD_R": 4, "train_steps": 6, "eval_steps": 7, "rand_init": False})
+        layer.register_buffer("bases", torch.from_numpy(rule.draw(*args["bases"])))
+        layer.double().train(mode == "train")
+        yield differentiated(
+            "nmf", f"nmf/{mode}", {"x": (2, 6, 4, 5)}, args, lambda x, layer=layer: layer(functional.relu(x))
+        )
 
 
 def cross_entropy():

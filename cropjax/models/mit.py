@@ -1,0 +1,114 @@
+"""Mix Transformer, the backbone of SegFormer.
+
+Xie et al. 2021 (arXiv 2105.15203); `mmseg/models/backbones/mit.py`. There is no position embedding: positions enter by
+the zero padding of the patch embeddings and of the depthwise convolutions.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cropjax.models.layers import Conv, LayerNorm, Linear, MixFFN, normal, stochastic_depth
+from cropjax.ops.attention import attention
+
+SIZES = {
+    "b0": {"widths": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},
+    "b1": {"widths": (64, 128, 320, 512), "depths": (2, 2, 2, 2)},
+    "b2": {"widths": (64, 128, 320, 512), "depths": (3, 4, 6, 3)},
+    "b3": {"widths": (64, 128, 320, 512), "depths": (3, 4, 18, 3)},
+    "b4": {"widths": (64, 128, 320, 512), "depths": (3, 8, 27, 3)},
+    "b5": {"widths": (64, 128, 320, 512), "depths": (3, 6, 40, 3)},
+}
+
+# The four stages: kernel and stride of the patch embedding, heads, and how much keys and values are reduced.
+EMBEDDINGS = ((7, 4), (3, 2), (3, 2), (3, 2))
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)
+
+
+class ReducedAttention(nnx.Module):
+    """Self-attention of x [n,h,w,c] whose keys and values come from a map that is `reduction` times smaller.
+
+    A convolution whose kernel and stride are `reduction` makes that map; rows and columns that are left over count
+    for nothing in it. `in_proj` holds the projections to queries, keys and values side by side, as torch's does.
+    """
+
+    def __init__(self, c, heads, reduction, *, rng, eps):
+        bound = np.sqrt(6 / (c + 3 * c))  # torch's xavier_uniform_
+        self.in_proj = Linear(rng.uniform(-bound, bound, (c, 3 * c)).astype(np.float32))
+        self.out_proj = Linear(normal(rng, (c, c), 0.02))
+        if reduction > 1:
+            self.reduce = Conv(c, c, reduction, rng=rng, stride=reduction, padding=0, bias=True)
+            self.reduce_norm = LayerNorm(c, eps=eps)
+        self.heads, self.reduction = heads, reduction
+
+    def __call__(self, x):
+        n, h, w, c = x.shape
+        if self.reduction == 1:
+            query, key, value = jnp.split(self.in_proj(x), 3, axis=-1)
+        else:
+            kernel, bias = self.in_proj.kernel[...].astype(x.dtype), self.in_proj.bias[...].astype(x.dtype)
+            small = self.reduce_norm(self.reduce(x))
+            query = x @ kernel[:, :c] + bias[:c]
+            key, value = jnp.split(small @ kernel[:, c:] + bias[c:], 2, axis=-1)
+        query, key, value = (t.reshape(n, -1, self.heads, c // self.heads) for t in (query, key, value))
+        return self.out_proj(attention(query, key, value).reshape(n, h, w, c))
+
+
+class Block(nnx.Module):
+    """Attention and feed-forward network, each behind a LayerNorm and beside a residual; `stay` [2,n,1,1,1]."""
+
+    def __init__(self, c, heads, reduction, *, rng, mlp_ratio, eps):
+        self.norm1 = LayerNorm(c, eps=eps)
+        self.attention = ReducedAttention(c, heads, reduction, rng=rng, eps=eps)
+        self.norm2 = LayerNorm(c, eps=eps)
+        self.ffn = MixFFN(c, mlp_ratio * c, rng=rng)
+
+    def __call__(self, x, stay):
+        x = x + stay[0] * self.attention(self.norm1(x))
+        return x + stay[1] * self.ffn(self.norm2(x))
+
+
+class Stage(nnx.Module):
+    """Overlapping patch embedding, `depth` blocks, LayerNorm."""
+
+    def __init__(self, i, c, depth, kernel, stride, heads, reduction, *, rng, mlp_ratio, eps):
+        self.embed = Conv(i, c, kernel, stride=stride, rng=rng, bias=True)
+        self.embed_norm = LayerNorm(c, eps=eps)
+        self.blocks = nnx.List(Block(c, heads, reduction, rng=rng, mlp_ratio=mlp_ratio, eps=eps) for _ in range(depth))
+        self.norm = LayerNorm(c, eps=eps)
+
+    def __call__(self, x, stay):
+        x = self.embed_norm(self.embed(x))
+        for block, factors in zip(self.blocks, stay, strict=True):
+            x = block(x, factors)
+        return self.norm(x)
+
+
+class MiT(nnx.Module):
+    """Images [n,h,w,3] -> four feature maps at strides 4, 8, 16 and 32, with `widths` channels.
+
+    `widths` and `depths` as in `SIZES`; widths are multiples of `HEADS`. `norm_eps` is 1e-6 in mmsegmentation and
+    1e-5 in Hugging Face's networks. `drop_path` is the rate of the last block (see `stochastic_depth`).
+    """
+
+    def __init__(self, *, rng, widths, depths, mlp_ratio=4, drop_path=0.1, norm_eps=1e-6):
+        self.stages = nnx.List()
+        i = 3
+        for c, depth, (kernel, stride), heads, reduction in zip(
+            widths, depths, EMBEDDINGS, HEADS, REDUCTIONS, strict=True
+        ):
+            self.stages.append(
+                Stage(i, c, depth, kernel, stride, heads, reduction, rng=rng, mlp_ratio=mlp_ratio, eps=norm_eps)
+            )
+            i = c
+        self.channels, self.drop_path = tuple(widths), drop_path
+
+    def __call__(self, x, train, key=None):
+        depths = [len(stage.blocks) for stage in self.stages]
+        stay = stochastic_depth(x, self.drop_path, sum(depths), train=train, key=key)
+        maps = []
+        for stage, factors in zip(self.stages, jnp.split(stay, np.cumsum(depths)[:-1]), strict=True):
+            x = stage(x, factors)
+            maps.append(x)
+        return maps

@@ -1,0 +1,47 @@
+"""SegNeXt's head: the last three maps together, and a matrix factorisation for global context.
+
+Guo et al. 2022 (arXiv 2209.08575); `mmseg/models/decode_heads/ham_head.py`, LightHamHead.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cropjax.models.layers import Classifier, Conv, ConvNorm, GroupNorm
+from cropjax.ops.nmf import draw_bases, nmf
+from cropjax.ops.resize import resize_bilinear
+
+EVALUATION_SEED = 0
+
+
+class LightHamHead(nnx.Module):
+    """Feature maps two to four -> logits [n,h/8,w/8,num_classes].
+
+    The factorisation starts from random bases of `rank` columns: in training new ones for every image and step; at
+    test the same for every image and call, so that a result can be repeated (upstream's changes from run to run).
+    `channels`, of the head and of the factorised map, is a multiple of 32, the groups of its GroupNorms.
+    """
+
+    def __init__(
+        self, in_channels, num_classes, *, rng, align_corners, channels=512, rank=16, train_steps=6, eval_steps=7,
+        dropout=0.1,
+    ):  # fmt: skip
+        self.squeeze = ConvNorm(sum(in_channels[1:]), channels, 1, rng=rng, norm=GroupNorm)
+        self.ham_in = Conv(channels, channels, 1, rng=rng, bias=True)
+        self.ham_out = ConvNorm(channels, channels, 1, rng=rng, norm=GroupNorm, relu=False)
+        self.align = ConvNorm(channels, channels, 1, rng=rng, norm=GroupNorm)
+        self.classifier = Classifier(channels, num_classes, rng=rng, dropout=dropout)
+        self.align_corners, self.rank = align_corners, rank
+        self.train_steps, self.eval_steps = train_steps, eval_steps
+
+    def __call__(self, maps, train, key):
+        size = maps[1].shape[1:3]
+        x = jnp.concatenate([resize_bilinear(m, size, align_corners=self.align_corners) for m in maps[1:]], -1)
+        x = self.squeeze(x, train)
+        n, h, w, c = x.shape
+        bases_key, dropout_key = jax.random.split(key if train else jax.random.key(EVALUATION_SEED))
+        bases = draw_bases(bases_key, n if train else 1, c, self.rank)
+        y = jax.nn.relu(self.ham_in(x)).reshape(n, h * w, c)
+        y = nmf(y, jnp.broadcast_to(bases, (n, c, self.rank)), self.train_steps if train else self.eval_steps)
+        x = jax.nn.relu(x + self.ham_out(y.reshape(x.shape), train))
+        return self.classifier(self.align(x, train), train, dropout_key)

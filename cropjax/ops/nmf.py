@@ -1,0 +1,44 @@
+"""Non-negative matrix factorisation by multiplicative updates: the "hamburger" of SegNeXt's head.
+
+Geng et al. 2021 (arXiv 2109.04553); `NMF2D` in `mmseg/models/decode_heads/ham_head.py`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+EPS = 1e-6
+
+
+def draw_bases(key, images, channels, rank):
+    """Random bases float32 [images,channels,rank]: uniform in [0, 1), each column of length 1."""
+    bases = jax.random.uniform(key, (images, channels, rank), jnp.float32)
+    return bases / jnp.linalg.norm(bases, axis=1, keepdims=True)
+
+
+def nmf(x, bases, steps):
+    """The approximation of `x` [n,p,d], not negative, by `bases` [n,d,r] that are refined `steps` times -> [n,p,d].
+
+    p are the positions and d the channels. The coefficients start as a softmax of x times the bases; every step
+    updates them and then the bases, and the coefficients once more at the end. Gradients flow through all of it. The
+    factorisation runs in float32 or better; the result has the type of `x`.
+    """
+    dtype = x.dtype
+    x = x.astype(jnp.promote_types(dtype, jnp.float32))
+    bases = bases.astype(x.dtype)
+    coefficients = jax.nn.softmax(_project(x, bases), axis=-1)
+
+    for _ in range(steps):
+        coefficients = _update_coefficients(x, bases, coefficients)
+        gram = jnp.einsum("npr,nps->nrs", coefficients, coefficients)
+        bases *= jnp.einsum("npd,npr->ndr", x, coefficients) / (jnp.einsum("ndr,nrs->nds", bases, gram) + EPS)
+    coefficients = _update_coefficients(x, bases, coefficients)
+    return jnp.einsum("npr,ndr->npd", coefficients, bases).astype(dtype)
+
+
+def _project(x, bases):
+    return jnp.einsum("npd,ndr->npr", x, bases)
+
+
+def _update_coefficients(x, bases, coefficients):
+    gram = jnp.einsum("ndr,nds->nrs", bases, bases)
+    return coefficients * _project(x, bases) / (jnp.einsum("npr,nrs->nps", coefficients, gram) + EPS)

@@ -22,7 +22,6 @@ from cropjax.step import TrainMetrics, abstract_state, create_state, make_train_
 from cropjax.weights import read_weights
 from cropjax.writers import create_writer
 
-
 RESNET = "upstream's ImageNet weights are at download.openmmlab.com/pretrain/third_party (resnet50_v1c-2cccc1ad.pth)"
 PRETRAIN = "upstream's ImageNet weights are in download.openmmlab.com/mmsegmentation/v0.5/pretrain"
 # Where the files come from that the configs name.

@@ -7,10 +7,10 @@ import jax
 from cropjax.config import DTYPES, LABELS, NETWORKS, OPTIMIZERS, defaults
 from cropjax.errors import UserError
 from cropjax.losses import AVERAGES
-from cropjax.models.layers import GroupNorm
 from cropjax.models.mit import HEADS
 from cropjax.models.resnet import STAGES, STRIDES
 from cropjax.models.segformer import STYLES
+from cropjax.models.segnext import NORM_GROUPS
 from cropjax.names import PARTS
 from cropjax.ops.conv import PADDING_MODES
 
@@ -104,7 +104,7 @@ def _check_model(model, fields):
             fields.between(1e-12, 1, "model.backbone.norm_eps")
             fields.one_of(STYLES, "model.head.style")
         case "segnext":
-            fields.multiple(GroupNorm.GROUPS, "model.head.channels", "the groups of its norms")
+            fields.multiple(NORM_GROUPS, "model.head.channels", "the groups of its norms")
             fields.whole_numbers(1, "model.head.rank")
             fields.whole_numbers(0, "model.head.train_steps", "model.head.eval_steps")
     fields.between(0, 0.99, "model.head.dropout", "model.auxiliary.dropout")

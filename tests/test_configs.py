@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from cropjax import train as train_module
 from cropjax.config import build_model, build_optimizer, label_set
@@ -47,24 +48,63 @@ def test_step_of_the_full_size_traces(path):
 def shrink(config):
     """The same program in small: widths, sizes and counts change, topology and settings do not."""
     config.init_from = ""
-    config.model.backbone.width = 4
-    config.model.head.channels = 8
+    backbone, head = config.model.backbone, config.model.head
+    match config.model.name:
+        case "pspnet" | "deeplabv3plus":
+            backbone.width, head.channels = 4, 8
+        case "segformer":
+            backbone.widths, head.channels = (4, 8, 20, 32), 8
+        case "segnext":
+            backbone.widths, head.channels = (4, 8, 12, 16), 32
+    if "depths" in backbone:
+        backbone.depths = tuple(min(depth, 2) for depth in backbone.depths)
     config.model.auxiliary.channels = 4
     config.data.source = "streets"
     config.data.streets.update(size=(32, 64), train_count=2, eval_count=1)
     config.data.scale = (64, 32)
     config.data.crop_size = tuple(min(side, 33) if side % 2 else 32 for side in config.data.crop_size)
     config.train.update(steps=1, batch_size=2)
-    config.eval.update(window=(33, 33), stride=(17, 17), batch_size=1, location_prior=0)
+    config.eval.update(modes=("whole", "slide"), window=(33, 33), stride=(17, 17), batch_size=1, location_prior=0)
     return config
 
 
 def topology(config):
     """What makes a shrunken program another one."""
-    return json.dumps([config.model.to_dict(), config.data.crop_size, config.eval.modes, config.loss.to_dict()])
+    return json.dumps([config.model.to_dict(), config.data.crop_size, config.loss.to_dict(), config.optim.name])
+
+
+def abstract_model(config):
+    """The network, whose weights are shapes alone."""
+    return nnx.eval_shape(lambda: build_model(config))
+
+
+def layers(config):
+    """{path: kind} of the network's modules; of a transformer's stage the first two blocks stand for all."""
+    place = {"segformer": 4, "segnext": 3}.get(config.model.name)  # of a block's number in a path
+
+    def representative(path):
+        blocks = place is not None and "blocks" in path[:place] and len(path) > place
+        return (*path[:place], min(path[place], 1), *path[place + 1 :]) if blocks else path
+
+    return {representative(path): type(module) for path, module in nnx.iter_modules(abstract_model(config))}
+
+
+def parameters(config):
+    return sum(leaf.size for leaf in jax.tree.leaves(split_model(abstract_model(config))[1]["params"]))
 
 
 DISTINCT = {topology(shrink(load(path)[1])): path for path in CONFIGS}
+
+
+def test_shrunken_configs_are_few():
+    assert len(DISTINCT) <= 12
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shrunken_config_has_the_layers_of_the_full_one(path):
+    full, small = load(path)[1], shrink(load(path)[1])
+    assert layers(full) == layers(small)
+    assert parameters(small) < parameters(full) / 10
 
 
 @pytest.mark.parametrize("path", DISTINCT.values(), ids=lambda path: path.stem)
@@ -78,8 +118,24 @@ def test_shrunken_config_trains_and_evaluates(path, tmp_path):
         assert len(s.iou) == label_set(config).num_classes
 
 
-@pytest.mark.parametrize(("name", "millions"), [("pspnet_512", 48.975494), ("deeplab_769", 43.589878)])
-def test_number_of_parameters(name, millions):
+PARAMETERS = {
+    "pspnet_512": 48_975_494,
+    "deeplab_769": 43_589_878,
+    "segformer_b0_512": 3_720_051,
+    "segformer_b3_512": 44_603_859,
+    "segnext_t_512": 4_229_747,
+    "segnext_b_512": 27_569_107,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_number_of_parameters(name):
+    """mmsegmentation's numbers for 19 classes; tests/test_parity.py has them from its networks."""
     _, config = load(next(path for path in CONFIGS if path.stem == name))
-    _, weights = split_model(build_model(config))
-    assert sum(leaf.size for leaf in jax.tree.leaves(weights["params"])) == round(millions * 1e6)
+    assert parameters(config) == PARAMETERS[name]
+
+
+def test_deeplab_without_its_auxiliary_head():
+    _, config = load(next(path for path in CONFIGS if path.stem == "deeplab_769"))
+    config.loss.auxiliary_weight = 0.0
+    assert round(parameters(config) / 1e6, 3) == 41.225

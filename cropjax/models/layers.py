@@ -168,16 +168,14 @@ class LayerNorm(nnx.Module):
 class GroupNorm(nnx.Module):
     """Normalises each image over its positions and the channels of a group, in float32 or better (Wu & He 2018)."""
 
-    GROUPS = 32
-
-    def __init__(self, c, *, scale=1.0, eps=1e-5):
+    def __init__(self, c, *, scale=1.0, groups=32, eps=1e-5):
         self.scale = nnx.Param(np.full(c, scale, np.float32))
         self.bias = nnx.Param(np.zeros(c, np.float32))
-        self.eps = eps
+        self.groups, self.eps = groups, eps
 
     def __call__(self, x, train):
         n, h, w, _ = x.shape
-        y = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(n, h, w, self.GROUPS, -1)
+        y = x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(n, h, w, self.groups, -1)
         y = _standardized(y, (1, 2, 4), self.eps).reshape(x.shape)
         return (y * self.scale[...].astype(y.dtype) + self.bias[...].astype(y.dtype)).astype(x.dtype)
 

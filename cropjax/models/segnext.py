@@ -3,6 +3,8 @@
 Guo et al. 2022 (arXiv 2209.08575); `mmseg/models/decode_heads/ham_head.py`, LightHamHead.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +13,7 @@ from cropjax.models.layers import Classifier, Conv, ConvNorm, GroupNorm
 from cropjax.ops.nmf import draw_bases, nmf
 from cropjax.ops.resize import resize_bilinear
 
+NORM_GROUPS = 32
 EVALUATION_SEED = 0
 
 
@@ -19,17 +22,18 @@ class LightHamHead(nnx.Module):
 
     The factorisation starts from random bases of `rank` columns: in training new ones for every image and step; at
     test the same for every image and call, so that a result can be repeated (upstream's changes from run to run).
-    `channels`, of the head and of the factorised map, is a multiple of 32, the groups of its GroupNorms.
+    `channels`, of the head and of the factorised map, is a multiple of `NORM_GROUPS`.
     """
 
     def __init__(
         self, in_channels, num_classes, *, rng, align_corners, channels=512, rank=16, train_steps=6, eval_steps=7,
         dropout=0.1,
     ):  # fmt: skip
-        self.squeeze = ConvNorm(sum(in_channels[1:]), channels, 1, rng=rng, norm=GroupNorm)
+        norm = partial(GroupNorm, groups=NORM_GROUPS)
+        self.squeeze = ConvNorm(sum(in_channels[1:]), channels, 1, rng=rng, norm=norm)
         self.ham_in = Conv(channels, channels, 1, rng=rng, bias=True)
-        self.ham_out = ConvNorm(channels, channels, 1, rng=rng, norm=GroupNorm, relu=False)
-        self.align = ConvNorm(channels, channels, 1, rng=rng, norm=GroupNorm)
+        self.ham_out = ConvNorm(channels, channels, 1, rng=rng, norm=norm, relu=False)
+        self.align = ConvNorm(channels, channels, 1, rng=rng, norm=norm)
         self.classifier = Classifier(channels, num_classes, rng=rng, dropout=dropout)
         self.align_corners, self.rank = align_corners, rank
         self.train_steps, self.eval_steps = train_steps, eval_steps

@@ -1,9 +1,9 @@
 """Parity with tensors that mmsegmentation and torch wrote: `python tests/show/golden.py FOLDER`.
 
-FOLDER holds {pspnet,deeplabv3plus}_tiny, ops, loss, miou, schedule, optim and preproc `.npz`. Prints the largest
+FOLDER holds {pspnet,deeplabv3plus,segformer,segnext}_tiny, ops, loss, miou, schedule, optim and preproc `.npz`. Prints the largest
 difference of each group over the tensor's largest value (floor 1e-12) beside its bound; exits with 1 if one is missed.
 
-Six steps of these random networks are chaotic: beside each loss stands what moving the input by one part in 1e15 does
+Six steps of the two convolutional networks, random as they are, are chaotic: beside each loss stands what moving the input by one part in 1e15 does
 to our own run. The bound is 1e-9 for every step all the same, so the later steps are reported as missed.
 """
 
@@ -18,14 +18,15 @@ import numpy as np
 from flax import nnx
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from test_parity import by_upstream_name, nchw, nhwc
+from fixtures import by_upstream_name, config_of, nchw, nhwc
 
 from cropjax import optim
-from cropjax.config import build_model, defaults
+from cropjax.config import build_model
 from cropjax.convert import load_torch_state
 from cropjax.data import transforms
 from cropjax.losses import cross_entropy, pixel_accuracy
 from cropjax.metrics import Scores, confusion_matrix
+from cropjax.models import segnext
 from cropjax.models.layers import BatchNorm
 from cropjax.ops.normalize import normalize
 from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, max_pool
@@ -49,33 +50,43 @@ def say(what, difference, bound):
         FAILED.append(what)
 
 
+EVALUATIONS = {
+    "pspnet": (("eval0", True), ("eval_ac0", False)),
+    "deeplabv3plus": (("eval0", True), ("eval_ac0", False)),
+    "segformer": (("eval0", False), ("eval1", False)),
+    "segnext": (("eval0", False), ("eval1", False), ("eval_b2", False)),
+}
+
+
 def network(folder, name):
     z = np.load(folder / f"{name}_tiny.npz")
     model = json.loads(str(z["meta"]))["model"]
     state_dict = {key[3:]: z[key] for key in z.files if key.startswith("sd/")}
-    for part, align in (("eval0", True), ("eval_ac0", False)):
-        graph, weights = build(name, model, align, state_dict)
+    bases = state_dict.get("decode_head.hamburger.ham.bases")
+    segnext.draw_bases = lambda key, images, channels, rank: jnp.broadcast_to(bases, (images, channels, rank))
+    for part, align in EVALUATIONS[name]:
+        _, graph, weights = build(model, align, state_dict)
         image = nhwc(z[f"{part}/input"])
 
         def forward(weights, image, graph=graph, align=align):
             net = merge_model(graph, weights)
             out = net(image)
-            full = resize_bilinear(out.logits, image.shape[1:3], align_corners=align)
-            return [*out.maps, out.logits, net.auxiliary(out.maps, False, None), full]
+            found = {f"feat{i}": feature for i, feature in enumerate(out.maps)} | {"decode_logits": out.logits}
+            if net.auxiliary is not None:
+                found["aux_logits"] = net.auxiliary(out.maps, False, None)
+            return found | {"logits": resize_bilinear(out.logits, image.shape[1:3], align_corners=align)}
 
-        found = jax.jit(forward)(weights, image)
-        for key, value in zip(
-            ("feat0", "feat1", "feat2", "feat3", "decode_logits", "aux_logits", "logits"), found, strict=True
-        ):
-            say(f"{name} align_corners {align}: {key}", relative(nchw(value), z[f"{part}/{key}"]), 1e-4)
+        for key, value in jax.jit(forward)(weights, image).items():
+            say(f"{name} {part}, align_corners {align}: {key}", relative(nchw(value), z[f"{part}/{key}"]), 1e-4)
 
-    graph, weights = build(name, model, True, state_dict)
+    align = EVALUATIONS[name][0][1]
+    config, graph, weights = build(model, align, state_dict)
     image, label = nhwc(z["train/input"]), jnp.asarray(z["train/label"])
 
     def loss(params, stats, image):
         net = merge_model(graph, {"params": params, "batch_stats": stats})
         total, parts = segmentation_loss(
-            net, image, label, key=None, align_corners=True, average="all", auxiliary_weight=0.4
+            net, image, label, key=jax.random.key(0), align_corners=align, average="all", auxiliary_weight=0.4
         )
         return total, (parts, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat)))
 
@@ -94,14 +105,18 @@ def network(folder, name):
     say(f"{name}: {len(ours)} gradients, float64", worst, 1e-6)
 
     def six_steps(image):
-        direction = optim.sgd(momentum=0.9, weight_decay=5e-4)
+        if config.optim.name == "sgd":
+            lr, direction = 0.01, optim.sgd(momentum=0.9, weight_decay=5e-4)
+        else:
+            settings = dict(beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.01, rules=config.optim.rules)
+            lr, direction = 1e-3, optim.adamw(**settings)
         params, stats = wide["params"], wide["batch_stats"]
-        velocity, totals = direction.init(params), []
+        state, totals = direction.init(params), []
         for _ in range(6):
             (total, (_, stats)), grads = gradient(params, stats, image)
             totals.append(float(total))
-            updates, velocity = direction.update(grads, velocity, params)
-            params = jax.tree.map(lambda p, u: p - 0.01 * u, params, updates)
+            updates, state = direction.update(grads, state, params)
+            params = jax.tree.map(lambda p, u: p - lr * u, params, updates)
         return np.array(totals)
 
     image = np.asarray(image, np.float64)
@@ -113,16 +128,11 @@ def network(folder, name):
         say(what, difference, 1e-9)
 
 
-def build(name, model, align, state_dict):
-    config = defaults(name)
+def build(model, align, state_dict):
+    config = config_of(model)
     config.model.align_corners = align
-    config.model.backbone.width = model["backbone"]["base_channels"]
-    config.model.head.update(channels=model["decode_head"]["channels"], dropout=0.0)
-    config.model.auxiliary.update(channels=model["auxiliary_head"]["channels"], dropout=0.0)
-    if name == "deeplabv3plus":
-        config.model.head.skip_channels = model["decode_head"]["c1_channels"]
     graph, weights = split_model(build_model(config))
-    return graph, load_torch_state(weights, state_dict)
+    return config, graph, load_torch_state(weights, state_dict)
 
 
 def operations(folder):
@@ -211,7 +221,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__.splitlines()[0])
     where = Path(sys.argv[1])
-    for name in ("pspnet", "deeplabv3plus"):
+    for name in EVALUATIONS:
         network(where, name)
     for group in (operations, loss_and_metrics, schedules_and_optimizers, preprocessing):
         group(where)

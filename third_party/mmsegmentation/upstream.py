@@ -1,4 +1,4 @@
-"""Import mmsegmentation with mmcv-lite, and build its networks with narrow widths."""
+"""Import mmsegmentation with mmcv-lite, and build its published networks, at their own widths or narrow."""
 
 import importlib.machinery
 import pathlib
@@ -42,7 +42,7 @@ FILES = {
 CROP_OF_ALIGN_CORNERS = {False: "512x1024", True: "769x769"}
 NUM_CLASSES = 19
 
-# Same topology as the published networks, narrow. The resnet18 widths keep upstream's ratios.
+# Same topology as the published networks, narrow, and MSCAN-T with fewer blocks. ResNet-18 keeps upstream's ratios.
 TINY = {
     "r50": {
         "backbone": {"base_channels": 8, "stem_channels": 8},

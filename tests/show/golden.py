@@ -1,10 +1,12 @@
 """Parity with tensors that mmsegmentation and torch wrote: `python tests/show/golden.py FOLDER`.
 
-FOLDER holds {pspnet,deeplabv3plus,segformer,segnext}_tiny, ops, loss, miou, schedule, optim and preproc `.npz`. Prints the largest
-difference of each group over the tensor's largest value (floor 1e-12) beside its bound; exits with 1 if one is missed.
+FOLDER holds {pspnet,deeplabv3plus,segformer,segnext}_tiny, ops, loss, miou, schedule, optim and preproc `.npz`. Prints
+the largest difference of each group over the tensor's largest value (floor 1e-12) beside its bound; exits with 1 if
+one is missed.
 
-Six steps of the two convolutional networks, random as they are, are chaotic: beside each loss stands what moving the input by one part in 1e15 does
-to our own run. The bound is 1e-9 for every step all the same, so the later steps are reported as missed.
+Six steps of the two convolutional networks, random as they are, are chaotic: beside each loss stands what moving the
+input by one part in 1e15 does to our own run. The bound is 1e-9 for every step all the same, so the later steps are
+reported as missed.
 """
 
 import json

@@ -1,5 +1,7 @@
 """Layers against their definitions; the arithmetic in float64."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cropjax.errors import UserError
-from cropjax.models.layers import BatchNorm, Classifier, Conv, ConvNorm, DepthwiseConv, SeparableConvNorm, name_norms
+from cropjax.models.layers import (
+    BatchNorm,
+    Classifier,
+    Conv,
+    ConvNorm,
+    DepthwiseConv,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    MixFFN,
+    SeparableConvNorm,
+    grouped_depthwise_conv,
+    name_norms,
+    stochastic_depth,
+)
 from cropjax.ops.conv import conv, depthwise_conv
 from cropjax.step import merge_model, split_model
 
@@ -148,6 +164,52 @@ def test_groups_that_do_not_divide_the_batch_are_an_error():
         BatchNorm(3, groups=2)(draw(3, 2, 2, 3), True)
 
 
+# Norms of one position, and of one image -------------------------------------------------------------------
+
+
+def with_weights(norm):
+    """`norm` with a scale and a bias that show."""
+    c = norm.scale.shape[0]
+    norm.scale[...], norm.bias[...] = 1 + 0.1 * draw(c), draw(c)
+    return norm
+
+
+def standard(x, axes, eps):
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_layer_norm_standardises_each_position(eps):
+    x = draw(2, 3, 4, 6) * 2 + 5
+    norm = with_weights(LayerNorm(6, eps=eps))
+    y, _ = run(norm, x)
+    np.testing.assert_allclose(y, standard(x, -1, eps) * norm.scale[...] + norm.bias[...], atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm_standardises_each_image_and_group_of_neighbouring_channels(groups):
+    x = draw(2, 3, 4, 6) * 2 + 5
+    norm = with_weights(GroupNorm(6, groups=groups, eps=1e-3))
+    parts = [standard(part, (1, 2, 3), 1e-3) for part in np.split(x, groups, axis=-1)]
+    expected = np.concatenate(parts, -1) * norm.scale[...] + norm.bias[...]
+    for train in (False, True):
+        np.testing.assert_allclose(run(norm, x, train)[0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("norm", "args", "axes"),
+    [(LayerNorm(64, eps=1e-6), (), -1), (GroupNorm(64, groups=1), (True,), (1, 2, 3))],
+    ids=["layer", "group"],
+)
+def test_other_norms_take_bfloat16_and_compute_in_float32(norm, args, axes):
+    x = jnp.asarray(draw(2, 3, 4, 64) + 100, jnp.bfloat16)
+    y, weights = run(norm, x, *args)
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(weights)} == {jnp.dtype(jnp.float32)}
+    exact = standard(np.asarray(x, np.float64), axes, norm.eps)
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2**-8, atol=1e-4)  # one rounding, at the end
+
+
 # Dropout and the classifier --------------------------------------------------------------------------------
 
 
@@ -187,6 +249,48 @@ def test_dropout_without_a_key_is_an_error():
         transparent_classifier(8, 0.5)(draw(2, 3, 3, 8), True, None)
 
 
+# Stochastic depth ------------------------------------------------------------------------------------------
+
+
+def test_stochastic_depth_drops_branches_at_rates_that_grow_and_keeps_the_mean():
+    images, rate = 4096, 0.4
+    factors = stochastic_depth(np.ones((images, 2, 3, 4)), rate, 5, train=True, key=jax.random.key(0))
+    assert factors.shape == (5, 2, images, 1, 1, 1)  # one a branch and image, for all its positions and channels
+    np.testing.assert_array_equal(factors[0], 1)
+    for block, branches in enumerate(factors):
+        dropped = rate * block / 4
+        for branch in branches:
+            deviation = np.sqrt(dropped * (1 - dropped) / images)
+            assert np.mean(branch == 0) == pytest.approx(dropped, abs=5 * deviation)
+            np.testing.assert_allclose(branch[branch != 0], 1 / (1 - dropped), rtol=1e-6)
+            assert branch.mean() == pytest.approx(1, abs=5 * deviation / (1 - dropped))
+
+
+def test_stochastic_depth_draws_for_every_block_branch_and_image_and_follows_its_key():
+    def draws(seed):
+        factors = stochastic_depth(np.ones((64, 1, 1, 1)), 0.5, 3, train=True, key=jax.random.key(seed))
+        return np.asarray(factors[1:] == 0).reshape(4, 64)
+
+    np.testing.assert_array_equal(draws(0), draws(0))
+    assert (draws(0) != draws(1)).any()
+    assert len(np.unique(draws(0), axis=0)) == 4  # no two branches share their images
+
+
+@pytest.mark.parametrize(("train", "rate"), [(False, 0.5), (True, 0.0)], ids=["evaluation", "rate-zero"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
+def test_stochastic_depth_is_off_in_evaluation_and_at_rate_zero(train, rate, dtype):
+    factors = stochastic_depth(jnp.ones((2, 1, 1, 1), dtype), rate, 3, train=train, key=None)
+    assert factors.dtype == dtype
+    np.testing.assert_array_equal(factors, np.ones((3, 2, 2, 1, 1, 1)))
+
+
+def test_stochastic_depth_has_the_type_of_the_map_and_spares_a_lone_block():
+    x = jnp.ones((64, 1, 1, 1), jnp.bfloat16)
+    factors = stochastic_depth(x, 0.9, 1, train=True, key=jax.random.key(0))
+    assert factors.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(factors, 1)
+
+
 # What the layers are made of -------------------------------------------------------------------------------
 
 
@@ -196,9 +300,11 @@ def test_dropout_without_a_key_is_an_error():
         (Conv(8, 96, 3, rng=rng()), np.sqrt(2 / (9 * 96))),
         (Conv(96, 64, 1, rng=rng()), np.sqrt(2 / 64)),
         (DepthwiseConv(1024, 3, rng=rng()), np.sqrt(2 / (9 * 1024))),  # torch's fan_out ignores the groups
+        (grouped_depthwise_conv(1024, 3, rng=rng()), np.sqrt(2 / 9)),
+        (grouped_depthwise_conv(1024, (1, 7), rng=rng()), np.sqrt(2 / 7)),
         (Classifier(512, 19, rng=rng(), dropout=0.1).conv, 0.01),
     ],
-    ids=["3x3", "1x1", "depthwise", "classifier"],
+    ids=["3x3", "1x1", "depthwise", "grouped", "strip", "classifier"],
 )
 def test_kernels_start_as_torchs(layer, std):
     kernel = np.asarray(layer.kernel[...])
@@ -237,6 +343,25 @@ def test_separable_conv_is_depthwise_norm_relu_pointwise_norm_relu():
     y = jax.nn.relu(plain_norm(y, 1, 0))
     y = jax.nn.relu(plain_norm(y @ layer.pointwise.conv.kernel[0, 0], 1, 0))
     np.testing.assert_allclose(run(layer, x, True)[0], y, atol=1e-12)
+
+
+def test_linear_is_a_product_and_a_bias():
+    layer = Linear(draw(3, 4).astype(np.float32))
+    layer.bias[...] = np.arange(4.0)
+    x = draw(2, 5, 3)
+    np.testing.assert_allclose(layer(x), np.einsum("npi,io->npo", x, layer.kernel[...]) + np.arange(4.0), atol=1e-12)
+
+
+def test_mix_ffn_is_1x1_depthwise_gelu_1x1():
+    x = draw(2, 5, 6, 3)
+    layer = MixFFN(3, 7, rng=rng())
+    for i, part in enumerate((layer.expand, layer.depthwise, layer.project)):
+        part.bias[...] = draw(*part.bias.shape) + i
+    y = x @ layer.expand.kernel[0, 0] + layer.expand.bias[...]
+    y = depthwise_conv(y, layer.depthwise.kernel[...], padding=(1, 1)) + layer.depthwise.bias[...]
+    y = y * (1 + np.vectorize(math.erf)(y / np.sqrt(2))) / 2
+    y = y @ layer.project.kernel[0, 0] + layer.project.bias[...]
+    np.testing.assert_allclose(run(layer, x)[0], y, atol=1e-12)
 
 
 def test_bfloat16_passes_through_layers_of_float32_parameters():

@@ -124,6 +124,30 @@ def test_depthwise_conv_and_its_gradients_are_those_of_a_grouped_conv(h, w, kern
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
+def sum_of_shifts(x, kernel, dilation):
+    kh, kw = kernel.shape[:2]
+    h, w = x.shape[1] - dilation * (kh - 1), x.shape[2] - dilation * (kw - 1)
+    places = [(i, j, dilation * i, dilation * j) for i in range(kh) for j in range(kw)]
+    return sum(x[:, y : y + h, x0 : x0 + w] * kernel[i, j] for i, j, y, x0 in places)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 5), (21, 1), (1, 21), (2, 5), (5, 3)], ids=str)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_gradients_of_depthwise_conv_are_those_of_the_sum_of_shifts(size, dilation):
+    """`_kernel_gradient` loops over the longer side of a tall, a wide or a square kernel."""
+    h, w = (dilation * (k - 1) + rest for k, rest in zip(size, (3, 4), strict=True))
+    x, kernel = draw(2, h, w, 3), draw(*size, 3)
+
+    @jax.jit
+    def both(x, kernel):
+        y, pullback = jax.vjp(lambda x, k: depthwise_conv(x, k, dilation=dilation), x, kernel)
+        _, expected_pullback = jax.vjp(lambda x, k: sum_of_shifts(x, k, dilation), x, kernel)
+        return pullback(jnp.cos(y)), expected_pullback(jnp.cos(y))
+
+    for got, expected in zip(*both(x, kernel), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("padding", [(0, 0), (1, 0), (3, 2)])
 def test_depthwise_conv_without_padding_shrinks_the_map(padding):
     x, kernel = draw(1, 7, 6, 2), draw(3, 3, 2)

@@ -1,0 +1,65 @@
+"""Attention against its definition, written out for one image and one head at a time; in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cropjax.ops.attention import attention
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
+
+FEW = st.integers(1, 3)
+
+
+def draw(n, queries, keys, heads, d):
+    rng = np.random.default_rng([n, queries, keys, heads, d])
+    return [rng.standard_normal((n, length, heads, d)) for length in (queries, keys, keys)]
+
+
+def plain(query, key, value):
+    def head(q, k, v):
+        exponentials = jnp.exp(q @ k.T / np.sqrt(q.shape[-1]))
+        return exponentials @ v / exponentials.sum(-1, keepdims=True)
+
+    images = zip(query, key, value, strict=True)
+    return jnp.stack([jnp.stack([head(q[:, i], k[:, i], v[:, i]) for i in range(q.shape[1])], 1) for q, k, v in images])
+
+
+@given(n=FEW, queries=st.integers(1, 7), keys=st.integers(1, 7), heads=FEW, d=st.integers(1, 5))
+@settings(max_examples=5)
+def test_attention_and_its_gradients_are_those_of_the_definition(n, queries, keys, heads, d):
+    @jax.jit
+    def both(*operands):
+        y, pullback = jax.vjp(attention, *operands)
+        expected, expected_pullback = jax.vjp(plain, *operands)
+        return (y, *pullback(jnp.cos(y))), (expected, *expected_pullback(jnp.cos(expected)))
+
+    for got, wanted in zip(*both(*draw(n, queries, keys, heads, d)), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+def test_the_order_of_the_keys_says_nothing():
+    query, key, value = draw(2, 3, 5, 2, 4)
+    order = np.random.default_rng(0).permutation(5)
+    np.testing.assert_allclose(
+        attention(query, key[:, order], value[:, order]), attention(query, key, value), atol=1e-12
+    )
+
+
+def test_scores_past_the_range_of_exp_choose_the_best_key():
+    query, key, value = draw(1, 3, 5, 1, 4)
+    best = np.argmax(query[0, :, 0] @ key[0, :, 0].T, axis=-1)
+    y, pullback = jax.vjp(attention, 1e5 * query, key, value)
+    np.testing.assert_allclose(y[0, :, 0], value[0, best, 0], atol=1e-12)
+    assert all(np.isfinite(slope).all() for slope in pullback(y))
+
+
+def test_bfloat16_stays_bfloat16():
+    operands = [jnp.asarray(t, jnp.bfloat16) for t in draw(2, 3, 300, 2, 4)]
+    y = attention(*operands)
+    assert y.dtype == jnp.bfloat16
+    exact = plain(*(np.asarray(t, np.float64) for t in operands))
+    np.testing.assert_allclose(np.asarray(y, np.float64), exact, atol=2**-8)  # values are of size 1

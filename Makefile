@@ -62,6 +62,7 @@ lock:
 # Every measurement of docs/results.md. GOLDEN: folder of upstream's tensors; CAMVID: folder of CamVid.
 show: install
 	-$(if $(GOLDEN),$(BIN)/python tests/show/golden.py $(GOLDEN),@echo "GOLDEN is not set: parity with it was not run")
+	$(BIN)/python tests/show/parity.py
 	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py \
 		tests/test_devices.py -m ""
 	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float64 4x1 2x2 1x4

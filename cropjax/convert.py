@@ -22,13 +22,12 @@ from absl import flags
 from flax import nnx
 
 from cropjax import commandline, huggingface
-from cropjax import workdir as run_folder
-from cropjax.checkpoint import Checkpoints
-from cropjax.config import build_model, build_optimizer
+from cropjax.config import build_model
 from cropjax.errors import UserError
 from cropjax.names import PARTS, from_upstream, to_upstream, upstream_name
+from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh
-from cropjax.step import abstract_state, split_model
+from cropjax.step import split_model
 from cropjax.weights import read_weights
 
 # What files hold besides the network: BatchNorm's counters, the classifier of an ImageNet network, and the bases that
@@ -233,19 +232,7 @@ def published(config, path):
 
 def trained(config, workdir, which):
     """The state dict of a checkpoint of the run in `workdir`: "best", "latest" or a step, as text."""
-    if which not in ("best", "latest") and not which.isdecimal():
-        raise UserError(f"--checkpoint={which} is not best, latest or a step")
-    nothing = UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
-    if not (workdir / "checkpoints").is_dir():
-        raise nothing
-    run_folder.check_network(workdir, config)
-    direction, _ = build_optimizer(config)
-    template = abstract_state(split_model(build_model(config))[1], direction, make_mesh(data=-1, space=1))
-    checkpoints = Checkpoints(workdir / "checkpoints", best=run_folder.load_config(workdir).eval.best)
-    restored = checkpoints.restore(template, int(which) if which.isdecimal() else which)
-    if restored is None:
-        raise nothing
-    step, state = restored
+    step, _, state = restore_run(config, workdir, which, make_mesh(data=-1, space=1))
     return torch_state({kind: state[kind] for kind in ("params", "batch_stats")}, step)
 
 

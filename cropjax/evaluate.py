@@ -12,18 +12,15 @@ import numpy as np
 from absl import flags
 
 from cropjax import commandline
-from cropjax import workdir as run_folder
-from cropjax.checkpoint import Checkpoints
-from cropjax.config import build_model, build_optimizer, build_source, label_set
+from cropjax.config import build_source, label_set
 from cropjax.data.pipeline import eval_batches
 from cropjax.data.transforms import resize
-from cropjax.errors import UserError
 from cropjax.inference import make_predict
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
 from cropjax.progress import Progress
+from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh, place_batch, replicated, split_batch
-from cropjax.step import abstract_state, split_model
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
 
@@ -95,22 +92,8 @@ def summarize(scores):
 def evaluate_run(config, workdir):
     """The command: restores a checkpoint of the run, prints the tables and writes `<workdir>/evaluation.json`."""
     mesh = make_mesh(**config.mesh)
-    which = CHECKPOINT.value
-    if which not in ("best", "latest"):
-        if not which.isdecimal():
-            raise UserError(f"--checkpoint={which} is not best, latest or a step")
-        which = int(which)
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
-    run_folder.check_network(workdir, config)
+    step, graph, state = restore_run(config, workdir, CHECKPOINT.value, mesh)
     source = build_source(config, "eval")
-    graph, weights = split_model(build_model(config))
-    direction, _ = build_optimizer(config)
-    best = run_folder.load_config(workdir).eval.best
-    restored = Checkpoints(workdir / "checkpoints", best=best).restore(abstract_state(weights, direction, mesh), which)
-    if restored is None:
-        raise UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
-    step, state = restored
     scores, _ = evaluate(make_score(graph, config, mesh), state, source, config, mesh)
     names = label_set(config).names
     for mode, s in scores.items():

@@ -105,23 +105,28 @@ class Coarse(nnx.Module):
         return SimpleNamespace(logits=self.conv(x))
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_predict_resizes_logits_to_the_input_and_then_to_the_size(align_corners):
+def coarse(align_corners=False, size_divisor=1):
+    """`Coarse`'s weights, its logits at full size, and a jitted `predict`."""
     config = ConfigDict(
         dict(
             model=dict(align_corners=align_corners),
             train=dict(dtype="float32"),
-            eval=dict(window=(8, 8), stride=(5, 5)),
+            eval=dict(window=(8, 8), stride=(5, 5), size_divisor=size_divisor),
         )
     )
     graph, weights = split_model(Coarse())
-    images = np.random.default_rng(0).integers(0, 256, (2, 12, 15, 3), np.uint8)
-    predict = jax.jit(make_predict(graph, config, make_mesh(data=1, space=1)), static_argnums=(2, 3))
 
     def full(x):
         y = conv(x, weights["params"]["conv"]["kernel"], stride=2, padding=1)
         return resize_bilinear(y, x.shape[1:3], align_corners=align_corners)
 
+    return weights, full, jax.jit(make_predict(graph, config, make_mesh(data=1, space=1)), static_argnums=(2, 3))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_predict_resizes_logits_to_the_input_and_then_to_the_size(align_corners):
+    weights, full, predict = coarse(align_corners)
+    images = np.random.default_rng(0).integers(0, 256, (2, 12, 15, 3), np.uint8)
     x = normalize(images)
     for mode, logits in (("whole", full(x)), ("slide", slide(full, x, window=(8, 8), stride=(5, 5)))):
         ids = predict(weights, images, (24, 29), mode)
@@ -135,3 +140,29 @@ def test_predict_resizes_logits_to_the_input_and_then_to_the_size(align_corners)
             np.testing.assert_array_equal(ids[sure], expected[sure])
         else:
             assert (np.asarray(ids) != np.asarray(expected)).any()  # its windows see borders inside the image
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_predict_pads_to_the_size_divisor_and_cuts_back(mode):
+    """Zeros behind the normalised image, at its right and bottom, before windows are laid."""
+    weights, full, predict = coarse(size_divisor=7)
+    images = np.random.default_rng(0).integers(0, 256, (2, 12, 15, 3), np.uint8)
+    padded = np.pad(normalize(images), ((0, 0), (0, 2), (0, 6), (0, 0)))
+    logits = full(padded) if mode == "whole" else slide(full, padded, window=(8, 8), stride=(5, 5))
+    logits = np.asarray(logits)[:, :12, :15]
+    order = np.sort(logits, -1)
+    sure = order[..., -1] - order[..., -2] > 1e-4
+    assert sure.mean() > 0.99
+    ids = predict(weights, images, (12, 15), mode)
+    np.testing.assert_array_equal(ids[sure], logits.argmax(-1)[sure])
+    unpadded = coarse()[2](weights, images, (12, 15), mode)
+    assert (np.asarray(ids) != np.asarray(unpadded)).any()  # the padding is seen, at the border
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_a_size_divisor_of_the_size_changes_nothing(mode):
+    images = np.random.default_rng(0).integers(0, 256, (1, 12, 18, 3), np.uint8)
+    weights, _, predict = coarse(size_divisor=6)
+    np.testing.assert_array_equal(
+        predict(weights, images, (12, 18), mode), coarse()[2](weights, images, (12, 18), mode)
+    )

@@ -77,6 +77,25 @@ def test_stem_is_three_3x3():
     assert [layer.conv.kernel.shape for layer in build(width=8).stem] == [(3, 3, 3, 4), (3, 3, 4, 4), (3, 3, 4, 8)]
 
 
+@given(h=st.integers(1, 300), w=st.integers(1, 300))
+@settings(max_examples=4)
+def test_the_7x7_stem_gives_maps_of_the_same_sizes(h, w):
+    net = build(width=8, deep_stem=False)
+    assert (net.conv1.conv.kernel.shape, net.conv1.conv.stride, net.conv1.conv.padding) == ((7, 7, 3, 8), 2, 3)
+    assert not hasattr(net, "stem")
+    assert sizes(net, h, w) == sizes(build(width=8), h, w)
+
+
+def test_the_7x7_stem_changes_nothing_behind_it():
+    deep, shallow = (
+        {path: module.kernel.shape for path, module in nnx.iter_modules(net) if isinstance(module, Conv)}
+        for net in (build(50), build(50, deep_stem=False))
+    )
+    assert {path: shape for path, shape in deep.items() if path[0] != "stem"} == {
+        path: shape for path, shape in shallow.items() if path[0] != "conv1"
+    }
+
+
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_residual_branches_start_at_zero(block):
     layer = block(
@@ -106,3 +125,4 @@ def test_padding_mode_reaches_every_convolution_that_pads():
     padded = [module for _, module in nnx.iter_modules(net) if isinstance(module, Conv) and module.padding]
     assert len(padded) == 3 + sum(map(len, net.stages))
     assert {module.padding_mode for module in padded} == {"reflect"}
+    assert build(deep_stem=False, padding_mode="reflect").conv1.conv.padding_mode == "reflect"

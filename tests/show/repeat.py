@@ -17,31 +17,21 @@ import numpy as np
 from absl import flags
 
 from cropjax import commandline
-from cropjax import workdir as run_folder
-from cropjax.checkpoint import Checkpoints
-from cropjax.config import build_model, build_optimizer, build_source
+from cropjax.config import build_source
 from cropjax.evaluate import evaluate, make_score
 from cropjax.ops.normalize import normalize
 from cropjax.ops.resize import resize_bilinear
+from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh
-from cropjax.step import abstract_state, merge_model, split_model
+from cropjax.step import merge_model
 
 RECORD = flags.DEFINE_string("record", None, "Write this process's confusion matrix and predictions here.")
 PIXELS, MARGIN = 1e-5, 1e-3
 
 
-def load(config, workdir):
-    """The network's structure and the weights of the best checkpoint."""
-    mesh = make_mesh(**config.mesh)
-    graph, weights = split_model(build_model(config))
-    direction, _ = build_optimizer(config)
-    best = run_folder.load_config(workdir).eval.best
-    _, state = Checkpoints(workdir / "checkpoints", best=best).restore(abstract_state(weights, direction, mesh), "best")
-    return mesh, graph, state
-
-
 def record(config, workdir, path):
-    mesh, graph, state = load(config, workdir)
+    mesh = make_mesh(**config.mesh)
+    _, graph, state = restore_run(config, workdir, "best", mesh)
     score, source, ids = make_score(graph, config, mesh), build_source(config, "eval"), []
 
     def recording(weights, batch, mode):
@@ -58,7 +48,7 @@ def record(config, workdir, path):
 
 def margins(config, workdir, different):
     """Distance of the two largest logits of the whole image at each pixel of `different` bool [n,h,w]."""
-    _, graph, state = load(config, workdir)
+    _, graph, state = restore_run(config, workdir, "best", make_mesh(**config.mesh))
     source = build_source(config, "eval")
 
     @jax.jit

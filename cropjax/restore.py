@@ -1,0 +1,32 @@
+"""A trained network out of its run folder."""
+
+from cropjax import workdir as run_folder
+from cropjax.checkpoint import Checkpoints
+from cropjax.config import build_model, build_optimizer
+from cropjax.errors import UserError
+from cropjax.step import abstract_state, split_model
+
+
+def restore_run(config, workdir, which, mesh):
+    """The step, the network's structure and the state of a checkpoint of the run in `workdir`, on `mesh`.
+
+    `which` is "best", by the run's own `eval.best`, "latest", or a step as text.
+
+    Raises:
+        UserError: another word, no such checkpoint, or a run of another network than the config's.
+    """
+    if which not in ("best", "latest") and not which.isdecimal():
+        raise UserError(f"--checkpoint={which} is not best, latest or a step")
+    nothing = UserError(f"{workdir} has no checkpoint: train first, with cropjax.main and the same --workdir")
+    if not (workdir / "checkpoints").is_dir():
+        raise nothing
+    run_folder.check_network(workdir, config)
+    graph, weights = split_model(build_model(config))
+    direction, _ = build_optimizer(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", best=run_folder.load_config(workdir).eval.best)
+    restored = checkpoints.restore(abstract_state(weights, direction, mesh), int(which) if which.isdecimal() else which)
+    checkpoints.close()
+    if restored is None:
+        raise nothing
+    step, state = restored
+    return step, graph, state

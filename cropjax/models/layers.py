@@ -239,7 +239,7 @@ def stochastic_depth(x, rate, blocks, *, train, key):
     shape = (blocks, 2, x.shape[0], 1, 1, 1)
     if not (train and rate):
         return jnp.ones(shape, x.dtype)
-    stay = 1 - jnp.linspace(0, rate, blocks, dtype=jnp.float32).reshape(-1, *[1] * 5)
+    stay = 1 - jnp.linspace(0, rate, blocks, dtype=jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, *[1] * 5)
     return (jax.random.bernoulli(key, stay, shape) / stay).astype(x.dtype)
 
 

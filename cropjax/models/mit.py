@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cropjax.errors import UserError
 from cropjax.models.layers import Conv, LayerNorm, Linear, MixFFN, normal, stochastic_depth
 from cropjax.ops.attention import attention
 
@@ -30,7 +31,8 @@ class ReducedAttention(nnx.Module):
     """Self-attention of x [n,h,w,c] whose keys and values come from a map that is `reduction` times smaller.
 
     A convolution whose kernel and stride are `reduction` makes that map; rows and columns that are left over count
-    for nothing in it. `in_proj` holds the projections to queries, keys and values side by side, as torch's does.
+    for nothing in it, and a map without a whole cell is a `UserError`. `in_proj` holds the projections to queries,
+    keys and values side by side, as torch's does.
     """
 
     def __init__(self, c, heads, reduction, *, rng, eps):
@@ -47,6 +49,11 @@ class ReducedAttention(nnx.Module):
         if self.reduction == 1:
             query, key, value = jnp.split(self.in_proj(x), 3, axis=-1)
         else:
+            if min(h, w) < self.reduction:
+                raise UserError(
+                    f"MiT: a map of {h}x{w} is smaller than the cells of {self.reduction}x{self.reduction} that "
+                    "attention's keys are made of: images and crops must have at least 29 rows and columns"
+                )
             kernel, bias = self.in_proj.kernel[...].astype(x.dtype), self.in_proj.bias[...].astype(x.dtype)
             small = self.reduce_norm(self.reduce(x))
             query = x @ kernel[:, :c] + bias[:c]

@@ -81,6 +81,8 @@ def shapes(config, n, h, w, train, dtype=np.float32):
 @given(n=st.integers(2, 3), h=st.integers(1, 200), w=st.integers(1, 200), align_corners=st.booleans())
 @settings(max_examples=5)
 def test_output_shapes_at_any_size(network, n, h, w, align_corners):
+    if network == "segformer":
+        h, w = max(h, 29), max(w, 29)  # fewer make no keys
     config = narrow(network, align_corners=align_corners)
     config.loss.auxiliary_weight = 0.4
 

@@ -1,4 +1,4 @@
-"""The factorisation by what must hold for it, in float64; tests/test_op_parity.py has upstream's numbers."""
+"""The factorisation against its definition and by what must hold for it, in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,27 @@ def draw(n, p, d, rank):
     """A non-negative matrix an image, half of its entries zero as behind a ReLU, and bases for it."""
     rng = np.random.default_rng([n, p, d, rank])
     return np.maximum(rng.standard_normal((n, p, d)), 0), np.asarray(draw_bases(jax.random.key(0), n, d, rank), float)
+
+
+def plain(x, bases, steps):
+    """The definition, for one image."""
+
+    def updated(factor, product, gram):
+        return factor * product / (factor @ gram + 1e-6)
+
+    coefficients = np.exp(x @ bases)
+    coefficients /= coefficients.sum(-1, keepdims=True)
+    for _ in range(steps):
+        coefficients = updated(coefficients, x @ bases, bases.T @ bases)
+        bases = updated(bases, x.T @ coefficients, coefficients.T @ coefficients)
+    return updated(coefficients, x @ bases, bases.T @ bases) @ bases.T
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_factorisation_is_its_definition(steps):
+    x, bases = draw(2, 7, 5, 3)
+    expected = [plain(*image, steps) for image in zip(x, bases, strict=True)]
+    np.testing.assert_allclose(factorize(x, bases, steps), expected, atol=1e-12)
 
 
 @given(p=st.integers(1, 9), d=st.integers(1, 6), rank=st.integers(1, 4))

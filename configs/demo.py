@@ -3,6 +3,7 @@
     python -m cropjax.main --config configs/demo.py
 
 trains a DeepLabV3+; `--config configs/demo.py:segformer`, `:segnext` or `:pspnet` a small network of another family.
+Results: docs/results.md.
 """
 
 from cropjax.config import defaults

@@ -16,6 +16,7 @@ def get_config():
     config = defaults("segformer")
     config.model.backbone.update(mit.SIZES["b0"])
     config.init_from = "weights/mit_b0_20220624-7e0fe6dd.pth"
+    config.data.scale = (2048, 1024)  # assumed
     config.data.crop_size = (512, 512)
     config.train.batch_size = 2  # assumed: the CNNs' batch
     config.eval.modes = ("whole",)  # assumed

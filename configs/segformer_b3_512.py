@@ -14,6 +14,7 @@ from cropjax.config import defaults
 def get_config():
     config = defaults("segformer")
     config.init_from = "weights/mit_b3_20220624-13b1141c.pth"
+    config.data.scale = (2048, 1024)  # assumed
     config.data.crop_size = (512, 512)
     config.train.batch_size = 2  # assumed: the CNNs' batch
     config.eval.modes = ("whole",)  # assumed

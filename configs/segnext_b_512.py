@@ -14,6 +14,7 @@ from cropjax.config import defaults
 def get_config():
     config = defaults("segnext")
     config.init_from = "weights/mscan_b_20230227-3ab7d230.pth"
+    config.data.scale = (2048, 1024)  # assumed
     config.data.crop_size = (512, 512)
     config.train.batch_size = 2  # assumed: the CNNs' batch
     config.eval.modes = ("whole",)  # assumed

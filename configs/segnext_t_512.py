@@ -4,7 +4,7 @@
 
 Upstream has SegNeXt for ADE20K only: segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512.py with Cityscapes in its
 place, and the global batch 2, one GPU, instead of 16 with the learning rate unchanged. Whole images of 2048x1024 at
-test.
+test. Neither upstream nor the study gives a result for it.
 Hardware: one GPU; not run by us yet.
 """
 
@@ -17,6 +17,7 @@ def get_config():
     config.model.backbone.update(mscan.SIZES["t"])
     config.model.head.channels = 256
     config.init_from = "weights/mscan_t_20230227-119e8c9f.pth"
+    config.data.scale = (2048, 1024)  # assumed
     config.data.crop_size = (512, 512)
     config.train.batch_size = 2  # assumed: the CNNs' batch
     config.eval.modes = ("whole",)  # assumed

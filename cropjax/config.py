@@ -106,11 +106,12 @@ def defaults(network):
     train.log_every, train.checkpoint_every = 50, 1000
 
     config.eval = ev = ConfigDict()
-    ev.every = 8000
+    ev.every = 8000 if cnn else 16_000
     ev.modes = ("whole",)
     ev.window, ev.stride = (769, 769), (513, 513)  # of slide
     ev.size_divisor = 32 if network == "segnext" else 1  # images are padded at the right and the bottom to multiples
     ev.batch_size = 1
+    ev.dtype = "float32"  # also where training computes in another: upstream's mixed precision ends with the step
     ev.best = "whole/miou"
     ev.panels = 4
     ev.location_prior = 0  # also score each position's commonest class, counted in so many training images

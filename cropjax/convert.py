@@ -56,7 +56,8 @@ def load_torch_state(model, state_dict, *, source="the state dict", parts=tuple(
         The filled weights, pure dicts of NumPy arrays.
 
     Raises:
-        UserError: a parameter that the state dict lacks, a key that the network lacks, or another shape.
+        UserError: a parameter that the state dict lacks, a key that the network lacks, another shape, or a value that
+            no trained network has: not finite in float32, or a negative variance.
     """
     weights = split_model(model)[1] if isinstance(model, nnx.Module) else model
     state_dict = _plain_names(state_dict, source)
@@ -70,6 +71,7 @@ def load_torch_state(model, state_dict, *, source="the state dict", parts=tuple(
             "model.backbone.norm_eps = 1e-5, or leave 'head' out of init_parts"
         )
     _check_same(found, wanted, source)
+    _check_values(found, source)
     values = read(found)
 
     def fill(keys, leaf):
@@ -157,12 +159,27 @@ def _check_same(found, wanted, source):
             )
     for what, names in (
         ("lacks", lacking),
-        ("has keys unknown to the network:", unknown),
-        ("differs in", [f"{key} {described(found[key])}, wanted {described(wanted[key])}" for key in unlike]),
+        ("has keys unknown to the network:", list(map(_shown, unknown))),
+        ("differs in", [f"{_shown(key)} {described(found[key])}, wanted {described(wanted[key])}" for key in unlike]),
     ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(f"{source} {what} {', '.join(names[:3])}{more}; is config.model the same network?")
+
+
+def _check_values(found, source):
+    for key, value in found.items():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(value.astype(np.float32)).all()
+        if not finite:
+            raise UserError(f"{source} has nan or infinite values in {_shown(key)}: take a checkpoint from before that")
+        if key.endswith("running_var") and (value < 0).any():
+            raise UserError(f"{source} has negative values in {_shown(key)}, a variance: download or convert it again")
+
+
+def _shown(key):
+    """A key of a file as part of a line, whatever it is made of."""
+    return repr(key)[1:-1][:100]
 
 
 # ----------------------------------------------------------------------------------------------------------------- out

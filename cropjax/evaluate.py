@@ -14,13 +14,14 @@ from absl import flags
 from cropjax import commandline
 from cropjax.config import build_source, label_set
 from cropjax.data.pipeline import eval_batches
-from cropjax.data.transforms import resize
+from cropjax.data.transforms import rescaled_size, resize
 from cropjax.inference import make_predict
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
 from cropjax.progress import Progress
 from cropjax.restore import restore_run
-from cropjax.sharding import make_mesh, place_batch, replicated, split_batch
+from cropjax.sharding import batch_form, make_mesh, place_batch, replicated, split_batch
+from cropjax.workdir import write_text
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
 
@@ -38,6 +39,21 @@ def make_score(graph, config, mesh):
     return score
 
 
+def images_a_batch(config, mesh):
+    """`eval.batch_size`, over all processes, filled up to a multiple of the devices: filling changes no metric."""
+    devices = mesh.shape["data"]
+    return -(-config.eval.batch_size // devices) * devices
+
+
+def check_evaluation(score, weights, source, config, mesh):
+    """Traces `score` on the shape of the first record, so that a window that cannot work raises before training."""
+    size = source[0]["label"].shape
+    image = (*rescaled_size(size, tuple(config.data.scale)), 3)
+    batch = batch_form(images_a_batch(config, mesh), mesh, image=(image, np.uint8), label=(size, np.uint8))
+    for mode in config.eval.modes:
+        score.eval_shape(weights, batch, mode)
+
+
 def evaluate(score, weights, source, config, mesh, *, panels=0):
     """Scores `weights` on every record of `source` under every mode of `eval.modes`.
 
@@ -45,12 +61,11 @@ def evaluate(score, weights, source, config, mesh, *, panels=0):
         {mode: Scores}, and for the first `panels` records {name: picture} of the first mode, uint8 [h,w',3].
     """
     labels, modes = label_set(config), config.eval.modes
-    devices, processes = mesh.shape["data"], jax.process_count()
-    batch_size = -(-config.eval.batch_size // devices) * devices  # filling changes no metric
+    processes = jax.process_count()
     batches = eval_batches(
         source,
         scale=tuple(config.data.scale),
-        batch_size=batch_size // processes,
+        batch_size=images_a_batch(config, mesh) // processes,
         process_index=jax.process_index(),
         process_count=processes,
     )
@@ -107,7 +122,7 @@ def evaluate_run(config, workdir):
         }
         for mode, s in scores.items()
     }
-    (workdir / "evaluation.json").write_text(json.dumps({"step": step, **report}, indent=1) + "\n")
+    write_text(workdir / "evaluation.json", json.dumps({"step": step, **report}, indent=1) + "\n")
 
 
 def _number(value):

@@ -68,7 +68,7 @@ def make_predict(graph, config, mesh):
             return resize_bilinear(logits, x.shape[1:3], align_corners=align_corners)
 
         _, h, w, _ = images.shape
-        x = normalize(images, dtype=jnp.dtype(config.train.dtype))
+        x = normalize(images, dtype=jnp.dtype(config.eval.dtype))
         x = jnp.pad(x, ((0, 0), (0, -h % config.eval.size_divisor), (0, -w % config.eval.size_divisor), (0, 0)))
         if mode == "slide":
             logits = slide(forward, x, window=tuple(config.eval.window), stride=tuple(config.eval.stride))

@@ -37,6 +37,14 @@ def place_batch(batch, mesh):
     return {k: jax.make_array_from_process_local_data(split_batch(mesh), v) for k, v in batch.items()}
 
 
+def batch_form(n, mesh, **arrays):
+    """The form of a placed batch of `n` examples, to trace on: {name: (shape of one, dtype)}."""
+    return {
+        name: jax.ShapeDtypeStruct((n, *shape), dtype, sharding=split_batch(mesh))
+        for name, (shape, dtype) in arrays.items()
+    }
+
+
 def split_rows(images, mesh):
     """Inside `jit`: splits images [n,h,w,c] over `data` and their rows over `space`, whatever the height."""
     return jax.lax.with_sharding_constraint(images, NamedSharding(mesh, PartitionSpec("data", "space")))

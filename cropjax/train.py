@@ -10,14 +10,14 @@ from clu import parameter_overview
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_augment, build_model, build_optimizer, build_source, label_set
-from cropjax.convert import load_torch_state
+from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import UserError
-from cropjax.evaluate import evaluate, make_score, summarize
+from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
 from cropjax.location_prior import location_prior
 from cropjax.panels import contact_sheet
 from cropjax.progress import Progress
-from cropjax.sharding import make_mesh, place_batch, split_batch
+from cropjax.sharding import batch_form, make_mesh, place_batch
 from cropjax.step import TrainMetrics, abstract_state, create_state, make_train_step, split_model
 from cropjax.weights import read_weights
 from cropjax.writers import create_writer
@@ -42,8 +42,8 @@ def itstime(step, every, total):
     return step % every == 0 or step == total
 
 
-def initial_weights(weights, config):
-    """`weights` as drawn, or as the file `init_from` has them."""
+def initial_weights(weights, config, say):
+    """`weights` as drawn, or as the file `init_from` has them; `say` is told what of the file was used."""
     path = config.init_from
     if not path:
         return weights
@@ -52,24 +52,20 @@ def initial_weights(weights, config):
             f"init_from: there is no file {path}; {IMAGENET[config.model.name]}, and --config.init_from='' trains from "
             "scratch"
         )
-    return load_torch_state(
-        weights,
-        read_weights(path),
-        source=f"init_from: {path}",
-        parts=tuple(config.init_parts),
-        classifier=config.init_classifier,
-    )
+    state_dict, parts = read_weights(path), tuple(config.init_parts)
+    source = f"init_from: {path}"
+    weights = load_torch_state(weights, state_dict, source=source, parts=parts, classifier=config.init_classifier)
+    unused = [part for part in parts_of(state_dict) if part not in parts]
+    rest = f"; init_parts leaves out what else is there: {', '.join(unused)}" if unused else ""
+    say(f"{source} gives {', '.join(parts)}{rest}")
+    return weights
 
 
 def check_step(train_step, template, config, mesh):
     """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
-    n, sharding = config.train.batch_size, split_batch(mesh)
-
-    def form(*shape, dtype=np.uint8):
-        return jax.ShapeDtypeStruct((n, *shape), dtype, sharding=sharding)
-
     size = tuple(config.data.crop_size)
-    train_step.eval_shape(template, {"image": form(*size, 3), "label": form(*size), "size": form(2, dtype=np.int32)})
+    forms = dict(image=((*size, 3), np.uint8), label=(size, np.uint8), size=((2,), np.int32))
+    train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **forms))
 
 
 def train(config, workdir):
@@ -109,12 +105,13 @@ def train(config, workdir):
     check_step(train_step, template, config, mesh)
     merge = jax.jit(TrainMetrics.merge)
     score = make_score(graph, config, mesh)
+    check_evaluation(score, template, eval_source, config, mesh)
 
     # --------------------------------------------------------------------------- run folder: resume or start afresh
     checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
     started = bool(checkpoints.steps())
     if not started:
-        weights = initial_weights(weights, config)
+        weights = initial_weights(weights, config, say)
     # Up to here nothing was written: a mistake leaves no run folder behind.
     run_folder.prepare(workdir, config, started=started)
     start, state = checkpoints.restore(template) or (0, create_state(weights, direction, mesh))

@@ -136,7 +136,7 @@ def _called(callee, args):
     match callee, args:
         case Inert("collections.OrderedDict"), []:
             return {}
-        case Inert("collections.OrderedDict"), [list(pairs)]:  # as Python 2 wrote it
+        case Inert("collections.OrderedDict"), [list(pairs)] if all(len(pair) == 2 for pair in pairs):  # of Python 2
             return _with_items({}, [part for pair in pairs for part in pair])
         case Inert("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), [*parts] if len(parts) >= 4:
             return Tensor(*parts[:4])

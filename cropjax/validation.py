@@ -145,13 +145,14 @@ def _check_the_rest(config, fields):
     data, train, ev = config.data, config.train, config.eval
     fields.one_of(AVERAGES, "loss.average")
     fields.one_of(LABELS, "data.source")
-    fields.one_of(DTYPES, "train.dtype")
+    fields.one_of(DTYPES, "train.dtype", "eval.dtype")
     fields.one_of(PARTS, "init_parts")
     fields.one_of(MODES, "eval.modes")
     fields.one_of([f"{mode}/{score}" for mode in MODES for score in SCORES], "eval.best")
     fields.not_empty("init_parts", "eval.modes")
-    if train.dtype == "float64" and not jax.config.jax_enable_x64:
-        raise UserError("train.dtype = 'float64' needs the environment variable JAX_ENABLE_X64=1")
+    for field in ("train.dtype", "eval.dtype"):
+        if fields.values(field) == ("float64",) and not jax.config.jax_enable_x64:
+            raise UserError(f"{field} = 'float64' needs the environment variable JAX_ENABLE_X64=1")
 
     pairs = ("data.scale", "data.crop_size", "data.ratio_range", "data.streets.size", "eval.window", "eval.stride")
     fields.length(2, *pairs)

@@ -23,7 +23,7 @@ EXPANSION = 8  # a file that unfolds to more than this many times its size is an
 
 
 def read_weights(path):
-    """The state dict in a `.pth`, `.pt`, `.safetensors` or `.npz` file, as name -> array.
+    """The state dict in a `.pth`, `.pt`, `.bin`, `.safetensors` or `.npz` file, as name -> array.
 
     A `.pth` file may hold the state dict itself, or have it under "state_dict" (mmsegmentation) or "model" (timm,
     DETR); what lies beside it is ignored. A prefix from `WRAPPERS` that all names share is removed. bfloat16
@@ -36,6 +36,7 @@ def read_weights(path):
     readers = {
         ".pth": _read_torch,
         ".pt": _read_torch,
+        ".bin": _read_torch,  # the Hugging Face hub's name for the same
         ".safetensors": safetensors.numpy.load_file,
         ".npz": _read_npz,
     }

@@ -1,7 +1,7 @@
 """The run folder: which config it belongs to, and where its results came from.
 
     config.json       the whole config; a later run in the folder must agree with it
-    provenance.json   commit, versions, devices and command of the first run
+    provenance.json   commit, versions, devices and command of the run that began
     metrics.jsonl     scalars, one object a line
 
 In a run of several processes only the first one writes.
@@ -50,7 +50,7 @@ def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) ->
             _check_same(workdir, _fields(load_config(workdir)), _fields(config))
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            if new:  # config.json comes last: where it is, the folder is complete
+            if new or not started:  # config.json comes last: where it is, the folder is complete
                 _write_json(workdir / "provenance.json", _provenance())
             _write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
@@ -145,10 +145,10 @@ def _commit() -> str | None:
 
 
 def _write_json(path: Path, values: dict) -> None:
-    _write(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """All or nothing, also under a kill."""
     temporary = path.with_name(path.name + ".tmp")
     try:

@@ -27,6 +27,16 @@ def mistake(tmp_path, *args, **kwargs):
     return line
 
 
+SMALL_WINDOW = ["--config.eval.modes=('slide',)", "--config.eval.best=slide/miou"]
+SMALL_WINDOW += ["--config.eval.window=(16,16)", "--config.eval.stride=(16,16)"]
+
+
+@pytest.mark.parametrize("argument", [["--config.data.crop_size=(16,16)"], SMALL_WINDOW], ids=["crop", "window"])
+def test_maps_too_small_for_attention(tmp_path, argument):
+    line = mistake(tmp_path, *argument, config=DEMO + ":segformer")
+    assert "data.crop_size, eval.window" in line
+
+
 @pytest.mark.parametrize(
     ("argument", "wanted"),
     [

@@ -63,7 +63,7 @@ def weights(network, size=None, seed=0, **backbone):
     config = narrow(network, size, seed)
     config.model.backbone.update(backbone)
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: rng.standard_normal(x.shape, x.dtype), split_model(build_model(config))[1])
+    return jax.tree.map(lambda x: rng.random(x.shape, x.dtype), split_model(build_model(config))[1])
 
 
 def backbone_of(state_dict):
@@ -228,6 +228,28 @@ def test_another_shape_is_named_in_torchs_layout():
     state_dict = torch_state(weights("pspnet"))
     state_dict["backbone.stem.0.weight"] = np.zeros((1, 3, 7, 7), np.float32)
     assert "backbone.stem.0.weight [1, 3, 7, 7], wanted [1, 3, 3, 3]" in refusal(state_dict)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.float64(1e39)], ids=str)
+def test_a_value_that_is_not_finite_is_refused(value):
+    state_dict = torch_state(weights("pspnet"))
+    state_dict["backbone.stem.0.weight"] = state_dict["backbone.stem.0.weight"].astype(np.float64)
+    state_dict["backbone.stem.0.weight"][0, 0, 0, 0] = value
+    assert "has nan or infinite values in backbone.stem.0.weight" in refusal(state_dict)
+
+
+def test_a_negative_variance_is_refused():
+    state_dict = torch_state(weights("pspnet"))
+    state_dict["backbone.stem.1.running_var"] = -state_dict["backbone.stem.1.running_var"]
+    assert "has negative values in backbone.stem.1.running_var" in refusal(state_dict)
+
+
+def test_a_message_about_a_strange_key_is_one_short_line():
+    state_dict = torch_state(weights("pspnet")) | {"backbone.\n\x1b[31m" + 9000 * "x": np.zeros(1, np.float32)}
+    message = refusal(state_dict)
+    assert "\n" not in message
+    assert "\x1b" not in message
+    assert len(message) < 300
 
 
 def test_another_kind_of_number_is_named():

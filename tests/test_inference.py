@@ -110,8 +110,7 @@ def coarse(align_corners=False, size_divisor=1):
     config = ConfigDict(
         dict(
             model=dict(align_corners=align_corners),
-            train=dict(dtype="float32"),
-            eval=dict(window=(8, 8), stride=(5, 5), size_divisor=size_divisor),
+            eval=dict(window=(8, 8), stride=(5, 5), size_divisor=size_divisor, dtype="float32"),
         )
     )
     graph, weights = split_model(Coarse())

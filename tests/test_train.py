@@ -11,6 +11,7 @@ from cropjax import train as train_module
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import NETWORKS, build_augment, build_model, build_optimizer, build_source
+from cropjax.convert import torch_state
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import UserError
 from cropjax.sharding import make_mesh, place_batch
@@ -144,6 +145,16 @@ def test_run_without_a_checkpoint_may_take_another_config(tmp_path):
     config.train.steps = 2
     train(config, tmp_path)
     assert run_folder.load_config(tmp_path).optim.lr == 0.02
+
+
+def test_run_says_what_it_took_from_a_weight_file(tmp_path, capsys):
+    config = tiny_config()
+    graph, weights = split_model(build_model(config))
+    np.savez(tmp_path / "whole.npz", **torch_state(weights))
+    config.init_from, config.train.steps, config.eval.every = str(tmp_path / "whole.npz"), 1, 1
+    train(config, tmp_path / "run")
+    wanted = "whole.npz gives backbone; init_parts leaves out what else is there: head, auxiliary"
+    assert wanted in capsys.readouterr().out
 
 
 def test_missing_weight_file_leaves_nothing_behind(tmp_path):

@@ -220,6 +220,19 @@ def test_pairs_as_python_2_wrote_them(tmp_path, legacy):
     assert list(read_weights(save(tmp_path / "w.pth", pairs, legacy=legacy))) == ["w", "b"]
 
 
+def test_pairs_that_are_none_are_no_state_dict(tmp_path, legacy):
+    """A list that holds one list many times would unfold to their product."""
+    wide = list(range(10_000))
+    path = save(tmp_path / "w.pth", Call(collections.OrderedDict, [wide] * 1000), legacy=legacy)
+    with pytest.raises(UserError, match=r"w\.pth: .*OrderedDict"):
+        read_weights(path)
+
+
+def test_the_hubs_ending(tmp_path, legacy):
+    path = save(tmp_path / "pytorch_model.bin", {"w": whole("0", WEIGHT)}, legacy=legacy)
+    np.testing.assert_array_equal(read_weights(path)["w"], WEIGHT)
+
+
 @pytest.mark.parametrize("place", ["state_dict", "model"])
 def test_a_training_checkpoint(tmp_path, legacy, place):
     checkpoint = {

@@ -138,10 +138,12 @@ class BatchNorm(nnx.Module):
     def _values(self, y):
         _, n, h, w, _ = y.shape
         if n * h * w == 1:
+            unpooled = "raise data.crop_size"
+            pooled = "switch off such norms with --config.model.head.pool_norm=False"
             raise UserError(
                 f"{self.name}: BatchNorm has one value a channel in training ({n} image of {h}x{w} in each of "
-                f"{self.groups} groups): raise train.batch_size, lower model.norm.groups, or switch off the norm of "
-                "the pooled branches with --config.model.head.pool_norm=False"
+                f"{self.groups} groups): raise train.batch_size, lower model.norm.groups, or "
+                + (pooled if "pool" in self.name else unpooled)
             )
         return n * h * w
 

@@ -52,7 +52,8 @@ class ReducedAttention(nnx.Module):
             if min(h, w) < self.reduction:
                 raise UserError(
                     f"MiT: a map of {h}x{w} is smaller than the cells of {self.reduction}x{self.reduction} that "
-                    "attention's keys are made of: images and crops must have at least 29 rows and columns"
+                    "attention's keys are made of: data.crop_size, eval.window and images must have at least 29 rows "
+                    "and columns"
                 )
             kernel, bias = self.in_proj.kernel[...].astype(x.dtype), self.in_proj.bias[...].astype(x.dtype)
             small = self.reduce_norm(self.reduce(x))

@@ -3,10 +3,14 @@
 Geng et al. 2021 (arXiv 2109.04553); `NMF2D` in `mmseg/models/decode_heads/ham_head.py`.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 EPS = 1e-6
+# A product's error is multiplied from step to step: the ten bits that GPUs spend on float32 by default are too few.
+_einsum = partial(jnp.einsum, precision="highest")
 
 
 def draw_bases(key, images, channels, rank):
@@ -29,16 +33,16 @@ def nmf(x, bases, steps):
 
     for _ in range(steps):
         coefficients = _update_coefficients(x, bases, coefficients)
-        gram = jnp.einsum("npr,nps->nrs", coefficients, coefficients)
-        bases *= jnp.einsum("npd,npr->ndr", x, coefficients) / (jnp.einsum("ndr,nrs->nds", bases, gram) + EPS)
+        gram = _einsum("npr,nps->nrs", coefficients, coefficients)
+        bases *= _einsum("npd,npr->ndr", x, coefficients) / (_einsum("ndr,nrs->nds", bases, gram) + EPS)
     coefficients = _update_coefficients(x, bases, coefficients)
-    return jnp.einsum("npr,ndr->npd", coefficients, bases).astype(dtype)
+    return _einsum("npr,ndr->npd", coefficients, bases).astype(dtype)
 
 
 def _project(x, bases):
-    return jnp.einsum("npd,ndr->npr", x, bases)
+    return _einsum("npd,ndr->npr", x, bases)
 
 
 def _update_coefficients(x, bases, coefficients):
-    gram = jnp.einsum("ndr,nds->nrs", bases, bases)
-    return coefficients * _project(x, bases) / (jnp.einsum("npr,nrs->nps", coefficients, gram) + EPS)
+    gram = _einsum("ndr,nds->nrs", bases, bases)
+    return coefficients * _project(x, bases) / (_einsum("npr,nrs->nps", coefficients, gram) + EPS)

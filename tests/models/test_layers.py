@@ -153,7 +153,7 @@ def test_training_does_not_depend_on_the_running_statistics():
 def test_one_value_a_channel_names_the_layer_and_the_mend(n, groups):
     layer = ConvNorm(2, 4, 1, rng=rng(), norm=lambda c, scale: BatchNorm(c, groups=groups, scale=scale))
     name_norms(layer)
-    with pytest.raises(UserError, match=r"^norm: .*one value.*model\.head\.pool_norm") as error:
+    with pytest.raises(UserError, match=r"^norm: .*one value.*train\.batch_size.*data\.crop_size") as error:
         layer(draw(n, 1, 1, 2), True)
     assert "\n" not in str(error.value)
     layer(draw(n, 1, 1, 2), False)  # evaluation needs no batch

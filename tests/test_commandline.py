@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -107,23 +108,32 @@ def camvid(root, damage):
     damage(root)
 
 
+def write(path, label):
+    cv2.imwrite(str(path), label.astype(np.uint8))
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+# What a run writes before its first batch: whole files, without a checkpoint, so that the folder can be used again.
+BEGUN = {"config.json", "provenance.json", "metrics.jsonl", "tensorboard"}
+
+
 @pytest.mark.parametrize(
-    ("damage", "wanted"),
+    ("damage", "wanted", "written"),
     [
-        (lambda root: (root / "trainannot/b.png").unlink(), ["no label", "(b)"]),
-        (lambda root: (root / "train/b.png").unlink(), ["no image", "(b)"]),
-        (lambda root: cut(root / "train/b.png"), ["b.png"]),
-        (lambda root: (root / "train/b.png").write_text("no image"), ["b.png"]),
-        (lambda root: cv2.imwrite(str(root / "trainannot/b.png"), np.full((36, 48), 99, np.uint8)), ["b.png", "99"]),
-        (lambda root: cv2.imwrite(str(root / "trainannot/b.png"), np.zeros((30, 48), np.uint8)), ["b.png", "48"]),
+        (lambda root: (root / "trainannot/b.png").unlink(), ["no label", "(b)"], set()),
+        (lambda root: (root / "train/b.png").unlink(), ["no image", "(b)"], set()),
+        (lambda root: cut(root / "val/a.png"), ["val/a.png"], set()),
+        (lambda root: cut(root / "train/b.png"), ["b.png"], BEGUN),
+        (lambda root: (root / "train/b.png").write_text("no image"), ["b.png"], BEGUN),
+        (lambda root: write(root / "trainannot/b.png", np.full((36, 48), 99)), ["b.png", "99"], BEGUN),
+        (lambda root: write(root / "trainannot/b.png", np.zeros((30, 48))), ["b.png", "48"], BEGUN),
     ],
-    ids=["no-label", "no-image", "truncated", "not-an-image", "label-value", "size"],
+    ids=["no-label", "no-image", "truncated-validation", "truncated", "not-an-image", "label-value", "size"],
 )
-def test_data(tmp_path, damage, wanted):
+def test_data(tmp_path, damage, wanted, written):
     camvid(tmp_path / "data", damage)
     settings = {"data.source": "camvid", "data.root": tmp_path / "data", "data.scale": "(48,36)"}
     settings |= {"data.crop_size": "(33,33)", "model.backbone.width": 4, "train.batch_size": 2, "train.steps": 4}
@@ -133,6 +143,39 @@ def test_data(tmp_path, damage, wanted):
     line = next(line for line in result.stderr.splitlines() if line.startswith("cropjax: "))
     for text in wanted:
         assert text in line
+    assert {path.name for path in (tmp_path / "run").glob("*")} == written
+
+
+TINY = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny import tiny_config as get_config
+"""
+
+
+@pytest.mark.slow
+def test_a_run_and_what_happens_to_its_folder(tmp_path):
+    """Another config is refused and changes nothing; a damaged newest checkpoint costs the steps since the last."""
+    config = tmp_path / "tiny.py"
+    config.write_text(TINY.format(tests=str(Path(__file__).parent)))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert run(tmp_path, config=config).returncode == 0
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4"]
+
+    result = run(tmp_path, "--config.optim.lr=0.5", config=config)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert "optim.lr is 0.01 there and 0.5 here" in line
+    assert "--workdir" in line
+
+    newest = max((path for path in (checkpoints / "4").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    result = run(tmp_path, config=config)
+    assert result.returncode == 0, result.stderr
+    assert "4 is damaged" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "resuming after step 2" in result.stdout
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4", "4.corrupt"]
 
 
 def test_evaluation_without_a_run(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from cropjax import train as train_module
-from cropjax.config import build_model, build_optimizer, label_set
+from cropjax.config import NETWORKS, build_model, build_optimizer, label_set
 from cropjax.sharding import make_mesh
 from cropjax.step import abstract_state, make_train_step, split_model
 from cropjax.train import check_step, train
@@ -32,6 +32,14 @@ def test_config_is_valid_and_says_how_to_run_it(path):
     validate(config)
     assert config.is_locked
     assert f"python -m cropjax.main --config configs/{path.name}" in module.__doc__
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_demo_has_a_small_network_of_each_family(network):
+    module, _ = load(next(path for path in CONFIGS if path.stem == "demo"))
+    config = validate(module.get_config(network))
+    assert config.model.name == network
+    assert 1e5 < parameters(config) < 2e6
 
 
 @pytest.mark.slow

@@ -5,6 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.plugin_event_accumulator import TENSORS, EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.util.tensor_util import make_ndarray
 from tiny import tiny_config
 
 from cropjax import train as train_module
@@ -14,6 +17,7 @@ from cropjax.config import NETWORKS, build_augment, build_model, build_optimizer
 from cropjax.convert import torch_state
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import UserError
+from cropjax.panels import GAP
 from cropjax.sharding import make_mesh, place_batch
 from cropjax.step import abstract_state, create_state, make_train_step, split_model
 from cropjax.train import NotFiniteError, train
@@ -50,8 +54,24 @@ def test_run_leaves_curves_pictures_and_a_checkpoint(finished):
     assert evaluation["step"] == 4
     assert evaluation["eval/slide/miou"] == pytest.approx(scores["slide"].summary["miou"])
     assert "eval/whole/iou/road" in evaluation
-    assert list((workdir / "tensorboard").iterdir())
     assert final_state(config, workdir)[0] == 4
+
+
+def test_tensorboard_has_curves_pictures_parameters_and_settings(finished):
+    config, workdir, scores = finished
+    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={TENSORS: 0})
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    assert {"parameters/text_summary", "eval/panels", "train/loss", "eval/whole/iou/road"} <= set(tags)
+    assert {event.step for event in events.Tensors("train/loss")} == {2, 4}
+    (miou,) = (float(make_ndarray(event.tensor_proto)) for event in events.Tensors("eval/slide/miou"))
+    assert miou == pytest.approx(scores["slide"].summary["miou"])
+    content = events.SummaryMetadata(hparams_metadata.SESSION_START_INFO_TAG).plugin_data.content
+    settings = hparams_metadata.parse_session_start_info_plugin_data(content).hparams
+    assert settings["train.batch_size"].number_value == config.train.batch_size
+    (panels,) = events.Tensors("eval/panels")
+    width, height, *pictures = make_ndarray(panels.tensor_proto).tolist()
+    assert (int(width), int(height), len(pictures)) == (3 * 64 + 2 * GAP, 32, 1)  # image | label | prediction
 
 
 def test_every_pixel_is_scored_once(finished):
@@ -109,6 +129,18 @@ def test_one_batch_is_learnt_by_heart(network):
         state, report = step(state, batch)
         losses.append(float(report.loss.compute()))
     assert losses[-1] < 0.5 * losses[0], losses
+
+
+@pytest.mark.usefixtures("quick_compile")
+def test_training_in_bfloat16_keeps_float32_state_and_evaluates_in_float32(tmp_path):
+    config = tiny_config()
+    config.train.update(dtype="bfloat16", steps=2)
+    config.eval.modes = ("whole",)
+    scores = train(config, tmp_path)
+    assert np.isfinite(scores["whole"].summary["miou"])
+    _, state = final_state(config, tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {np.dtype(np.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state["batch_stats"])} == {np.dtype(np.float32)}
 
 
 def test_nan_stops_the_run_and_names_the_steps(tmp_path):

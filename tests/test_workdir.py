@@ -53,6 +53,15 @@ def test_a_later_run_may_change_length_mesh_workers_and_cadence(tmp_path):
     assert (tmp_path / "provenance.json").read_text() == provenance
 
 
+def test_a_run_that_never_saved_is_begun_anew(tmp_path, monkeypatch):
+    prepare(tmp_path, config(), started=False)
+    monkeypatch.setattr("sys.argv", ["another", "command"])
+    other = config(**{"optim.lr": 0.5})
+    prepare(tmp_path, other, started=False)
+    assert load_config(tmp_path) == other
+    assert json.loads((tmp_path / "provenance.json").read_text())["command"][1:] == ["another", "command"]
+
+
 def test_any_other_difference_is_named_and_changes_nothing(tmp_path):
     prepare(tmp_path, config())
     before = (tmp_path / "config.json").read_text()

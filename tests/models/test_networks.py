@@ -93,10 +93,24 @@ def test_output_shapes_at_any_size(network, n, h, w, align_corners):
         output = shapes(config, n, h, w, train)
         assert [output.logits.shape] == [(*size, 19) for size in sizes(LOGITS[network])]
         assert [m.shape[:3] for m in output.maps] == sizes(*MAPS[network])
+        assert tuple(m.shape[3] for m in output.maps) == build_model(config).backbone.channels
         if train:
             assert [output.auxiliary.shape] == [(*size, 19) for size in sizes(MAPS[network][2])]
         else:
             assert output.auxiliary is None
+
+
+@pytest.mark.parametrize("backbone", [mit, mscan])
+def test_every_block_of_a_transformer_gets_its_own_factors(backbone, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        backbone, "stochastic_depth", lambda x, rate, blocks, *, train, key: jnp.arange(2.0 * blocks).reshape(blocks, 2)
+    )
+    monkeypatch.setattr(backbone.Block, "__call__", lambda self, x, stay, *train: (seen.append(stay.tolist()), x)[1])
+    config = narrow({mit: "segformer", mscan: "segnext"}[backbone])
+    config.model.backbone.depths = (1, 2, 3, 1)
+    build_model(config).backbone(images(2, 33, 47, 3), True)
+    assert seen == [[2 * i, 2 * i + 1] for i in range(7)]
 
 
 @NETWORKS

@@ -16,14 +16,11 @@ from cropjax.step import merge_model, segmentation_loss
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 
-def slow(*cases):
-    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
-
-
-NARROW = [("pspnet", 0), ("deeplabv3plus", 1), ("pspnet_r18", 1), ("deeplabv3plus_r18", 0), ("segformer", 0)]
-NARROW += [("segnext", 0), *slow(("pspnet", 1), ("deeplabv3plus", 0))]
-FULL = [("full_pspnet", 0), ("full_deeplabv3plus", 1), ("full_segformer_b0", 0), ("full_segformer_b3", 0)]
-FULL += [("full_segnext_t", 0), ("full_segnext_b", 0), *slow(("full_pspnet", 1), ("full_deeplabv3plus", 0))]
+# Fixture and align_corners.
+NARROW = [("pspnet", 0), ("pspnet", 1), ("deeplabv3plus", 0), ("deeplabv3plus", 1), ("pspnet_r18", 1)]
+NARROW += [("deeplabv3plus_r18", 0), ("segformer", 0), ("segnext", 0)]
+LARGE = ("pspnet", "deeplabv3plus", "segformer_b0", "segformer_b3", "segnext_t", "segnext_b")
+FULL = [(f"full_{network}", align) for network in LARGE for align in (0, 1)]
 
 
 @pytest.fixture(scope="module", params=NARROW, ids=str)

@@ -1,8 +1,8 @@
 """Parity with tensors that mmsegmentation and torch wrote: `python tests/show/golden.py FOLDER`.
 
-FOLDER holds {pspnet,deeplabv3plus,segformer,segnext}_tiny, ops, loss, miou, schedule, optim and preproc `.npz`. Prints
-the largest difference of each group over the tensor's largest value (floor 1e-12) beside its bound; exits with 1 if
-one is missed.
+FOLDER holds {pspnet,deeplabv3plus,segformer,segnext}_tiny, ops, loss, miou, slide, schedule, optim and preproc `.npz`.
+Prints the largest difference of each group over the tensor's largest value (floor 1e-12) beside its bound; exits with 1
+if one is missed.
 
 Six steps of the two convolutional networks, random as they are, are chaotic: beside each loss stands what moving the
 input by one part in 1e15 does to our own run. The bound is 1e-9 for every step all the same, so the later steps are
@@ -10,6 +10,7 @@ reported as missed.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from cropjax import optim
 from cropjax.config import build_model
 from cropjax.convert import load_torch_state
 from cropjax.data import transforms
+from cropjax.inference import slide, window_starts
 from cropjax.losses import cross_entropy, pixel_accuracy
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.models import segnext
@@ -185,6 +187,36 @@ def loss_and_metrics(folder):
     say("metrics: accuracy", relative(scale * scores.accuracy[known], z["class_Acc"][known]), 1e-4)
 
 
+def sliding_windows(folder):
+    """Upstream's `slide_inference` with the SegFormer above: windows of 97x97, stride 65, four image sizes."""
+    z, net = np.load(folder / "slide.npz"), np.load(folder / "segformer_tiny.npz")
+    state_dict = {key[3:]: net[key] for key in net.files if key.startswith("sd/")}
+    _, graph, weights = build(json.loads(str(net["meta"]))["model"], False, state_dict)
+
+    def forward(weights, image):
+        def full_size(x):
+            return resize_bilinear(merge_model(graph, weights)(x).logits, x.shape[1:3], align_corners=False)
+
+        return slide(full_size, image, window=(97, 97), stride=(65, 65))
+
+    for key in z.files:
+        name, _, what = key.rpartition("/")
+        if what == "input":
+            say(f"slide: {name}", relative(nchw(jax.jit(forward)(weights, nhwc(z[key]))), z[f"{name}/logits"]), 1e-4)
+        if what == "windows":
+            say(f"slide: {name}, windows", different_windows(z[key], z[f"{name}/count"].shape, 97, 65), 0)
+        if grid := re.fullmatch(r"grid/(\d+)x(\d+)_c(\d+)_s(\d+)", key):
+            h, w, window, stride = map(int, grid.groups())
+            say(f"slide: {key}, windows", different_windows(z[key], (h, w), window, stride), 0)
+
+
+def different_windows(theirs, size, window, stride):
+    """How many windows [count,4] of upstream's (first row, past the last, first column, past the last) are not ours."""
+    spans = [[(start, min(start + window, side)) for start in window_starts(side, window, stride)] for side in size]
+    ours = {(*rows, *columns) for rows in spans[0] for columns in spans[1]}
+    return len(ours ^ set(map(tuple, theirs.tolist())))
+
+
 def schedules_and_optimizers(folder):
     z = np.load(folder / "schedule.npz")
     for key, args in (
@@ -228,6 +260,6 @@ if __name__ == "__main__":
     where = Path(sys.argv[1])
     for name in EVALUATIONS:
         network(where, name)
-    for group in (operations, loss_and_metrics, schedules_and_optimizers, preprocessing):
+    for group in (operations, loss_and_metrics, sliding_windows, schedules_and_optimizers, preprocessing):
         group(where)
     sys.exit(f"{len(FAILED)} bounds missed" if FAILED else 0)

@@ -42,10 +42,10 @@ NETWORKS = {
     "segnext": Network("segnext", "t", eval_shape=(2, 3, 97, 129)),
     "full_pspnet": Network("pspnet", "r50", BOTH, train_shape=FOUR, tiny=False),
     "full_deeplabv3plus": Network("deeplabv3plus", "r50", BOTH, train_shape=FOUR, tiny=False),
-    "full_segformer_b0": Network("segformer", "b0", tiny=False),
-    "full_segformer_b3": Network("segformer", "b3", tiny=False),
-    "full_segnext_t": Network("segnext", "t", tiny=False),
-    "full_segnext_b": Network("segnext", "b", tiny=False),
+    "full_segformer_b0": Network("segformer", "b0", BOTH, tiny=False),
+    "full_segformer_b3": Network("segformer", "b3", BOTH, tiny=False),
+    "full_segnext_t": Network("segnext", "t", BOTH, tiny=False),
+    "full_segnext_b": Network("segnext", "b", BOTH, tiny=False),
 }
 IGNORED = 0.2
 STEPS = 6

@@ -97,6 +97,8 @@ def published(network: str, size: str, align_corners: bool, tiny: bool) -> tuple
             continue
         model[head]["dropout_ratio"] = 0
         model[head]["num_classes"] = NUM_CLASSES
+        if network in ("segformer", "segnext"):
+            model[head]["align_corners"] = align_corners  # False in all that is published
         if model[head]["align_corners"] != align_corners:
             raise ValueError(f"{file}: {head} has align_corners {not align_corners}")
     return file, model, config.optim_wrapper.to_dict()

@@ -74,7 +74,7 @@ def shrink(config):
     config.data.scale = (64, 32)
     config.data.crop_size = tuple(min(side, 33) if side % 2 else 32 for side in config.data.crop_size)
     config.train.update(steps=1, batch_size=2)
-    config.eval.update(modes=("whole", "slide"), window=(33, 33), stride=(17, 17), batch_size=1, location_prior=0)
+    config.eval.update(window=(33, 33), stride=(17, 17), batch_size=1, location_prior=0)
     return config
 
 
@@ -106,8 +106,9 @@ def parameters(config):
 DISTINCT = {topology(shrink(load(path)[1])): path for path in CONFIGS}
 
 
-def test_shrunken_configs_are_few():
+def test_shrunken_configs_are_few_and_have_both_test_modes():
     assert len(DISTINCT) <= 12
+    assert {mode for path in DISTINCT.values() for mode in load(path)[1].eval.modes} == {"whole", "slide"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 
 # Fixture and align_corners.
-NARROW = [("pspnet", 0), ("pspnet", 1), ("deeplabv3plus", 0), ("deeplabv3plus", 1), ("pspnet_r18", 1)]
-NARROW += [("deeplabv3plus_r18", 0), ("segformer", 0), ("segnext", 0)]
+NARROW = [("pspnet", 0), ("deeplabv3plus", 1), ("pspnet_r18", 1), ("deeplabv3plus_r18", 0), ("segformer", 0)]
+NARROW += [("segnext", 0)]
+NARROW += [pytest.param(case, marks=pytest.mark.slow) for case in (("pspnet", 1), ("deeplabv3plus", 0))]
 LARGE = ("pspnet", "deeplabv3plus", "segformer_b0", "segformer_b3", "segnext_t", "segnext_b")
 FULL = [(f"full_{network}", align) for network in LARGE for align in (0, 1)]
 

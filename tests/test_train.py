@@ -10,6 +10,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util.tensor_util import make_ndarray
 from tiny import tiny_config
 
+from cropjax import inference
 from cropjax import train as train_module
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
@@ -132,12 +133,21 @@ def test_one_batch_is_learnt_by_heart(network):
 
 
 @pytest.mark.usefixtures("quick_compile")
-def test_training_in_bfloat16_keeps_float32_state_and_evaluates_in_float32(tmp_path):
+def test_training_in_bfloat16_keeps_float32_state_and_evaluates_in_float32(tmp_path, monkeypatch):
+    seen = set()
+
+    def normalize(images, sizes=None, dtype=None):
+        seen.add(np.dtype(dtype).name)
+        return plain(images, sizes, dtype)
+
+    plain = inference.normalize
+    monkeypatch.setattr(inference, "normalize", normalize)
     config = tiny_config()
     config.train.update(dtype="bfloat16", steps=2)
     config.eval.modes = ("whole",)
     scores = train(config, tmp_path)
     assert np.isfinite(scores["whole"].summary["miou"])
+    assert seen == {"float32"}
     _, state = final_state(config, tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves(state["params"])} == {np.dtype(np.float32)}
     assert {leaf.dtype for leaf in jax.tree.leaves(state["batch_stats"])} == {np.dtype(np.float32)}

@@ -78,7 +78,7 @@ def shapes(config, n, h, w, train, dtype=np.float32):
 
 
 @NETWORKS
-@given(n=st.integers(2, 3), h=st.integers(1, 200), w=st.integers(1, 200), align_corners=st.booleans())
+@given(n=st.integers(2, 3), h=st.integers(1, 600), w=st.integers(1, 1100), align_corners=st.booleans())
 @settings(max_examples=5)
 def test_output_shapes_at_any_size(network, n, h, w, align_corners):
     if network == "segformer":

@@ -45,12 +45,10 @@ class DeepLabV3PlusHead(nnx.Module):
     def __call__(self, maps, train, key):
         first, last = maps[0], maps[-1]
         pooled = self.image_pool(adaptive_average_pool(last, 1), train)
-        pyramid = [self._resize(pooled, last)] + [branch(last, train) for branch in self.branches]
-        x = self.bottleneck(jnp.concatenate(pyramid, -1), train)
-        x = jnp.concatenate([self._resize(x, first), self.skip(first, train)], -1)  # stride 4
+        pyramid = [pooled] + [branch(last, train) for branch in self.branches]
+        x = self.bottleneck.joined(pyramid, train, size=last.shape[1:3], align_corners=self.align_corners)
+        x = resize_bilinear(x, first.shape[1:3], align_corners=self.align_corners)
+        x = jnp.concatenate([x, self.skip(first, train)], -1)  # stride 4
         for layer in self.refine:
             x = layer(x, train)
         return self.classifier(x, train, key)
-
-    def _resize(self, x, like):
-        return resize_bilinear(x, like.shape[1:3], align_corners=self.align_corners)

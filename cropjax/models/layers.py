@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from cropjax.errors import UserError
-from cropjax.ops.conv import conv, depthwise_conv
+from cropjax.ops.conv import conv, depthwise_conv, product
+from cropjax.ops.resize import conv_of_resized
 
 
 def kaiming_normal(rng, shape):
@@ -46,6 +47,27 @@ class Conv(nnx.Module):
             padding=self.padding,
             padding_mode=self.padding_mode,
         )
+        return self._biased(y)
+
+    def joined(self, maps, size, *, align_corners):
+        """The convolution of `maps` [n,h,w,c], resized to `size` where they differ from it and concatenated.
+
+        Same result, but neither the large map nor its convolution is made: see `conv_of_resized`. Stride 1 only.
+        """
+        spatial = {"dilation": self.dilation, "padding": self.padding, "padding_mode": self.padding_mode}
+        parts = jnp.split(self.kernel[...], np.cumsum([x.shape[-1] for x in maps])[:-1], axis=2)
+        pairs = list(zip(maps, parts, strict=True))
+        whole = [(x, kernel) for x, kernel in pairs if x.shape[1:3] == size]
+        other = [(x, kernel) for x, kernel in pairs if x.shape[1:3] != size]
+        y = 0
+        if whole:
+            xs, kernels = zip(*whole, strict=True)
+            y = conv(jnp.concatenate(xs, -1), jnp.concatenate(kernels, 2), **spatial)
+        if other:
+            y += conv_of_resized(*zip(*other, strict=True), size, align_corners=align_corners, **spatial)
+        return self._biased(y)
+
+    def _biased(self, y):
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
@@ -86,7 +108,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(np.zeros(kernel.shape[-1], np.float32))
 
     def __call__(self, x):
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        return product(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -196,7 +218,13 @@ class ConvNorm(nnx.Module):
         self.relu = relu
 
     def __call__(self, x, train):
-        x = self.conv(x)
+        return self._finished(self.conv(x), train)
+
+    def joined(self, maps, train, *, size, align_corners):
+        """Of maps of any size, as if they were resized to `size` and concatenated: see `Conv.joined`."""
+        return self._finished(self.conv.joined(maps, size, align_corners=align_corners), train)
+
+    def _finished(self, x, train):
         if self.norm is not None:
             x = self.norm(x, train)
         return jax.nn.relu(x) if self.relu else x

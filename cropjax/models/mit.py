@@ -11,6 +11,7 @@ from flax import nnx
 from cropjax.errors import UserError
 from cropjax.models.layers import Conv, LayerNorm, Linear, MixFFN, normal, stochastic_depth
 from cropjax.ops.attention import attention
+from cropjax.ops.conv import product
 
 SIZES = {
     "b0": {"widths": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},
@@ -57,8 +58,8 @@ class ReducedAttention(nnx.Module):
                 )
             kernel, bias = self.in_proj.kernel[...].astype(x.dtype), self.in_proj.bias[...].astype(x.dtype)
             small = self.reduce_norm(self.reduce(x))
-            query = x @ kernel[:, :c] + bias[:c]
-            key, value = jnp.split(small @ kernel[:, c:] + bias[c:], 2, axis=-1)
+            query = product(x, kernel[:, :c]) + bias[:c]
+            key, value = jnp.split(product(small, kernel[:, c:]) + bias[c:], 2, axis=-1)
         query, key, value = (t.reshape(n, -1, self.heads, c // self.heads) for t in (query, key, value))
         return self.out_proj(attention(query, key, value).reshape(n, h, w, c))
 

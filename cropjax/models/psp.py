@@ -1,11 +1,9 @@
 """Pyramid pooling (Zhao et al. 2017; `mmseg/models/decode_heads/psp_head.py`)."""
 
-import jax.numpy as jnp
 from flax import nnx
 
 from cropjax.models.layers import Classifier, ConvNorm
 from cropjax.ops.pool import adaptive_average_pool
-from cropjax.ops.resize import resize_bilinear
 
 
 class PSPHead(nnx.Module):
@@ -30,10 +28,8 @@ class PSPHead(nnx.Module):
 
     def __call__(self, maps, train, key):
         x = maps[-1]
-        _, h, w, _ = x.shape
         pyramid = [x]
         for scale, pool in zip(self.pool_scales, self.pools, strict=True):
-            pooled = pool(adaptive_average_pool(x, scale), train)
-            pyramid.append(resize_bilinear(pooled, (h, w), align_corners=self.align_corners))
-        x = self.bottleneck(jnp.concatenate(pyramid, -1), train)
+            pyramid.append(pool(adaptive_average_pool(x, scale), train))
+        x = self.bottleneck.joined(pyramid, train, size=x.shape[1:3], align_corners=self.align_corners)
         return self.classifier(x, train, key)

@@ -3,11 +3,9 @@
 Xie et al. 2021; `mmseg/models/decode_heads/segformer_head.py`, and the head of NVlabs and Hugging Face.
 """
 
-import jax.numpy as jnp
 from flax import nnx
 
 from cropjax.models.layers import Classifier, ConvNorm
-from cropjax.ops.resize import resize_bilinear
 
 STYLES = ("mmseg", "huggingface")
 
@@ -31,10 +29,8 @@ class SegformerHead(nnx.Module):
         self.align_corners, self.last_first = align_corners, bare
 
     def __call__(self, maps, train, key):
-        size = maps[0].shape[1:3]
-        projected = [
-            resize_bilinear(projection(x, train), size, align_corners=self.align_corners)
-            for projection, x in zip(self.projections, maps, strict=True)
-        ]
-        x = jnp.concatenate(projected[::-1] if self.last_first else projected, -1)
-        return self.classifier(self.fuse(x, train), train, key)
+        projected = [projection(x, train) for projection, x in zip(self.projections, maps, strict=True)]
+        if self.last_first:
+            projected = projected[::-1]
+        x = self.fuse.joined(projected, train, size=maps[0].shape[1:3], align_corners=self.align_corners)
+        return self.classifier(x, train, key)

@@ -11,7 +11,6 @@ from flax import nnx
 
 from cropjax.models.layers import Classifier, Conv, ConvNorm, GroupNorm
 from cropjax.ops.nmf import draw_bases, nmf
-from cropjax.ops.resize import resize_bilinear
 
 NORM_GROUPS = 32
 EVALUATION_SEED = 0
@@ -39,9 +38,7 @@ class LightHamHead(nnx.Module):
         self.train_steps, self.eval_steps = train_steps, eval_steps
 
     def __call__(self, maps, train, key):
-        size = maps[1].shape[1:3]
-        x = jnp.concatenate([resize_bilinear(m, size, align_corners=self.align_corners) for m in maps[1:]], -1)
-        x = self.squeeze(x, train)
+        x = self.squeeze.joined(maps[1:], train, size=maps[1].shape[1:3], align_corners=self.align_corners)
         n, h, w, c = x.shape
         bases_key, dropout_key = jax.random.split(key if train else jax.random.key(EVALUATION_SEED))
         bases = draw_bases(bases_key, n if train else 1, c, self.rank)

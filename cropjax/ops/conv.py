@@ -27,18 +27,75 @@ def conv(x, kernel, *, stride=1, dilation=1, padding=0, padding_mode="zeros"):
     kh, kw, _, _ = kernel.shape
     kernel = kernel.astype(x.dtype)
     if kh == kw == 1 and padding == 0:
-        return jnp.einsum("nhwi,io->nhwo", x[:, ::stride, ::stride], kernel[0, 0])
-    explicit = ((padding, padding), (padding, padding))
+        return product(x[:, ::stride, ::stride], kernel[0, 0])
     if padding_mode != "zeros":
-        x, explicit = pad(x, *explicit, padding_mode), ((0, 0), (0, 0))
+        x, padding = pad(x, (padding, padding), (padding, padding), padding_mode), 0
+    return _dense(x, kernel, stride, dilation, padding)
+
+
+def product(x, kernel):
+    return _product(x, kernel)
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+    return x @ kernel
+
+
+def _product_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(residuals, dy):
+    x, kernel = lax.optimization_barrier(residuals)
+    dy = lax.optimization_barrier(dy)
+    i, o = kernel.shape
+    dk = lax.dot_general(x.reshape(-1, i), dy.reshape(-1, o), (((0,), (0,)), ((), ())))
+    return dy @ kernel.T, dk
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def _plain(x, kernel, stride, dilation, padding):
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=explicit,
+        padding=((padding, padding), (padding, padding)),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _dense(x, kernel, stride, dilation, padding):
+    return _plain(x, kernel, stride, dilation, padding)
+
+
+def _dense_forward(x, kernel, stride, dilation, padding):
+    return _plain(x, kernel, stride, dilation, padding), (x, kernel)
+
+
+def _dense_backward(stride, dilation, padding, residuals, dy):
+    x, kernel = residuals
+    _, pull = jax.vjp(lambda x: _plain(x, kernel, stride, dilation, padding), x)
+    (dx,) = pull(dy)
+    kh, kw, i, o = kernel.shape
+    n, h, w, _ = dy.shape
+    xp = pad(x, (padding, padding), (padding, padding))
+    dyt = lax.optimization_barrier(dy.reshape(-1, o).T)
+
+    def tap(k):
+        y0, x0 = dilation * (k // kw), dilation * (k % kw)
+        part = lax.dynamic_slice(xp, (0, y0, x0, 0), (n, stride * (h - 1) + 1, stride * (w - 1) + 1, i))
+        return dyt @ part[:, ::stride, ::stride].reshape(-1, i)
+
+    dk = lax.map(tap, jnp.arange(kh * kw))
+    return dx, dk.reshape(kh, kw, o, i).swapaxes(2, 3)
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
 
 
 def depthwise_conv(x, kernel, *, dilation=1, padding=(0, 0), padding_mode="zeros"):

@@ -11,7 +11,9 @@ import numpy as np
 from flax import nnx
 
 from cropjax.errors import UserError
+from cropjax.ops.batch_norm import batch_norm
 from cropjax.ops.conv import conv, depthwise_conv, product
+from cropjax.ops.gelu import gelu
 from cropjax.ops.resize import conv_of_resized
 
 
@@ -133,20 +135,15 @@ class BatchNorm(nnx.Module):
     def __call__(self, x, train):
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         y = x.astype(dtype)
+        scale, bias = self.scale[...].astype(dtype), self.bias[...].astype(dtype)
         if train:
             n, h, w, c = y.shape
             y = y.reshape(self._groups(n), -1, h, w, c)
             count = self._values(y)
-            mean = y.mean((1, 2, 3), keepdims=True)
-            y = y - mean
-            var = jnp.square(y).mean((1, 2, 3), keepdims=True)
-            self._track(mean.mean(0).ravel(), var.mean(0).ravel() * (count / (count - 1)))
-        else:
-            y = y - self.mean[...].astype(dtype)
-            var = self.var[...].astype(dtype)
-        gain, scale, bias = jax.lax.rsqrt(var + self.eps), self.scale[...].astype(dtype), self.bias[...].astype(dtype)
-        # One factor in training: the backward pass then keeps the centred map alone. Two at test: they round better.
-        y = (y * (gain * scale) if train else y * gain * scale) + bias
+            y, mean, var = batch_norm(y, scale, bias, self.eps)
+            self._track(mean.mean(0), var.mean(0) * (count / (count - 1)))
+        else:  # two factors: they round better
+            y = (y - self.mean[...].astype(dtype)) * jax.lax.rsqrt(self.var[...].astype(dtype) + self.eps) * scale + bias
         return y.reshape(x.shape).astype(x.dtype)
 
     def _groups(self, n):
@@ -253,11 +250,6 @@ class MixFFN(nnx.Module):
 
     def __call__(self, x):
         return self.project(gelu(self.depthwise(self.expand(x))))
-
-
-def gelu(x):
-    """x times the normal distribution's cumulative function, by erf: torch's default."""
-    return jax.nn.gelu(x, approximate=False)
 
 
 def stochastic_depth(x, rate, blocks, *, train, key):

@@ -12,10 +12,10 @@ from cropjax.models.layers import (
     ConvNorm,
     LayerNorm,
     MixFFN,
-    gelu,
     grouped_depthwise_conv,
     stochastic_depth,
 )
+from cropjax.ops.gelu import gelu
 
 SIZES = {
     "t": {"widths": (32, 64, 160, 256), "depths": (3, 3, 5, 2), "drop_path": 0.1},

@@ -8,7 +8,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -83,16 +82,19 @@ def _dense_backward(stride, dilation, padding, residuals, dy):
     (dx,) = pull(dy)
     kh, kw, i, o = kernel.shape
     n, h, w, _ = dy.shape
-    xp = pad(x, (padding, padding), (padding, padding))
+    padded = pad(x, (padding, padding), (padding, padding))
     dyt = lax.optimization_barrier(dy.reshape(-1, o).T)
+    span = (n, stride * (h - 1) + 1, stride * (w - 1) + 1, i)
 
-    def tap(k):
-        y0, x0 = dilation * (k // kw), dilation * (k % kw)
-        part = lax.dynamic_slice(xp, (0, y0, x0, 0), (n, stride * (h - 1) + 1, stride * (w - 1) + 1, i))
-        return dyt @ part[:, ::stride, ::stride].reshape(-1, i)
+    def row(tap_y):
+        def tap(tap_x):
+            part = lax.dynamic_slice(padded, (0, dilation * tap_y, dilation * tap_x, 0), span)
+            return dyt @ part[:, ::stride, ::stride].reshape(-1, i)
 
-    dk = lax.map(tap, jnp.arange(kh * kw))
-    return dx, dk.reshape(kh, kw, o, i).swapaxes(2, 3)
+        return lax.map(tap, jnp.arange(kw))
+
+    dk = jnp.stack([row(tap_y) for tap_y in range(kh)])
+    return dx, dk.swapaxes(2, 3)
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
@@ -141,19 +143,22 @@ def _depthwise_backward(dilation, residuals, dy):
 
 
 def _kernel_gradient(x, dy, kernel, dilation):
-    """A loop over the kernel's longer side: with all taps written out, it compiles six times as long and runs half as
-    fast. Slices of the shorter one, the rows of a square kernel, stay static, so that rows may be split over devices.
+    """A loop over the taps of the longer side: with all taps written out, it compiles six times as long and runs half
+    as fast. Where the shorter side begins stays static, the rows of a square kernel, so that rows may be split over
+    devices.
     """
     loop, other = (1, 2) if kernel.shape[0] > kernel.shape[1] else (2, 1)
 
-    def line(tap):
-        strip = lax.dynamic_slice_in_dim(x, tap * dilation, dy.shape[loop], loop)
-        starts = dilation * np.arange(kernel.shape[other - 1])
-        parts = (lax.slice_in_dim(strip, start, start + dy.shape[other], axis=other) for start in starts)
-        return jnp.stack([jnp.sum(part.astype(kernel.dtype) * dy, (0, 1, 2)) for part in parts])
+    def line(start):
+        def tap(k):
+            corner = [0, 0, 0, 0]
+            corner[other], corner[loop] = start, k * dilation
+            return jnp.sum(lax.dynamic_slice(x, corner, dy.shape).astype(kernel.dtype) * dy, (0, 1, 2))
 
-    dk = lax.map(line, jnp.arange(kernel.shape[loop - 1]))
-    return dk if loop == 1 else dk.swapaxes(0, 1)
+        return lax.map(tap, jnp.arange(kernel.shape[loop - 1]))
+
+    dk = jnp.stack([line(dilation * k) for k in range(kernel.shape[other - 1])])
+    return dk if other == 1 else dk.swapaxes(0, 1)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

@@ -1,4 +1,4 @@
-"""What rivals are told: the weights, the images and the optimiser of a config; and whether they took them for the same."""
+"""The rivals of one config: what each is told, and whether its network is ours."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from cropjax.benchmark.machine import usable_cores
 from cropjax.benchmark.published import published_size
-from cropjax.benchmark.rivals import RIVALS, Process
+from cropjax.benchmark.rivals import RIVALS, running
 from cropjax.convert import torch_state, write_safetensors
 from cropjax.errors import UserError
 from cropjax.models.segnext import EVALUATION_SEED
@@ -44,11 +44,10 @@ class Opponents:
         """A rival that has loaded the network and `batch`, computing in `dtype`."""
         if dtype not in DTYPES:
             raise UserError(f"--against {name}: rivals compute in {' or '.join(DTYPES)}, the config in {dtype}")
-        process = Process(name, RIVALS[name])
-        try:
-            np.savez(self._folder / "batch.npz", image=batch["image"], label=batch["label"])
-            c = self._config.optim
-            known = ("name", "lr", "momentum", "betas", "eps", "weight_decay", "rules")
+        np.savez(self._folder / "batch.npz", image=batch["image"], label=batch["label"])
+        c = self._config.optim
+        known = ("name", "lr", "momentum", "betas", "eps", "weight_decay", "rules")
+        with running(name, RIVALS[name]) as process:
             answer = process.ask(
                 "load",
                 network=self._config.model.name,
@@ -63,8 +62,6 @@ class Opponents:
             )
             self.about.setdefault(name, {}).update({k: v for k, v in answer.items() if k != "ready"})
             yield process
-        finally:
-            process.close()
 
     def check(self, programs, batch):
         """Compares the logits of every rival that has our weights with ours, in float32.

@@ -29,6 +29,7 @@ from cropjax.benchmark.machine import cpu_seconds
 from cropjax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 10  # seconds until a process that should end is ended
 
 
 class Rival(NamedTuple):
@@ -52,30 +53,52 @@ RIVALS = {
 }
 
 
+@contextlib.contextmanager
+def running(name, rival):
+    """A `Process` of `rival`, which ends with the context: by itself, or by force if it does not."""
+    python, script = ROOT / rival.environment / "bin/python", ROOT / rival.script
+    if not python.exists():
+        raise UserError(f"--against {name}: {python} is missing: run `make {rival.environment}/installed`")
+    if not script.is_file():
+        raise UserError(f"--against {name}: {script} is missing: rivals run from a checkout of cropjax")
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            child = subprocess.Popen([python, script], **pipes)
+        except OSError as error:
+            raise UserError(f"--against {name}: {python} cannot be started ({error.strerror})") from error
+        try:
+            yield Process(name, child, errors)
+        finally:
+            _end(child)
+
+
+def _end(child):
+    with contextlib.suppress(OSError):
+        child.stdin.write('{"do": "stop"}\n')
+        child.stdin.flush()
+    try:
+        child.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    for pipe in (child.stdin, child.stdout):
+        with contextlib.suppress(OSError):  # what it did not read any more
+            pipe.close()
+
+
 class Process:
     """A rival at work. `UserError` for whatever goes wrong on the other side."""
 
-    def __init__(self, name, rival):
-        self._name = name
-        python, script = ROOT / rival.environment / "bin/python", ROOT / rival.script
-        if not python.exists():
-            raise UserError(f"--against {name}: {python} is missing: run `make {rival.environment}/installed`")
-        if not script.is_file():
-            raise UserError(f"--against {name}: {script} is missing: rivals run from a checkout of cropjax")
-        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115: `close` closes it
-        try:
-            self._process = subprocess.Popen(
-                [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
-            )
-        except OSError as error:
-            raise UserError(f"--against {name}: {python} cannot be started ({error.strerror})") from error
+    def __init__(self, name, child, errors):
+        self._name, self._child, self._errors = name, child, errors
 
     def ask(self, do, **message):
         """The answer to one message, a dict."""
         try:
-            self._process.stdin.write(json.dumps({"do": do} | message) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._child.stdin.write(json.dumps({"do": do} | message) + "\n")
+            self._child.stdin.flush()
+            line = self._child.stdout.readline()
         except (OSError, UnicodeDecodeError):
             line = ""
         if not line:
@@ -98,20 +121,7 @@ class Process:
         return value
 
     def cpu(self):
-        return cpu_seconds(self._process.pid)
-
-    def close(self):
-        """Lets it end by itself, or ends it."""
-        with contextlib.suppress(OSError):
-            self._process.stdin.write('{"do": "stop"}\n')
-            self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._errors.close()
+        return cpu_seconds(self._child.pid)
 
     def _failed(self, what):
         return UserError(f"--against {self._name}: {what}")
@@ -119,8 +129,8 @@ class Process:
     def _last_words(self):
         """How a process ended, and the last line that it wrote."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
+            self._child.wait(PATIENCE)
         self._errors.seek(0)
         lines = self._errors.read().split("\n")
         last = next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it said nothing")
-        return f" with status {self._process.poll()}: {last}"
+        return f" with status {self._child.poll()}: {last}"

@@ -76,8 +76,8 @@ show: install
 	$(BIN)/python tests/show/streets_speed.py
 	set -e; for network in $(NETWORKS); do $(BIN)/python -m cropjax.main --config configs/demo.py:$$network; done
 	$(BIN)/python tests/show/repeat.py --config configs/demo.py:segnext
-	$(BIN)/python tests/show/step_time.py configs/deeplab_512.py configs/deeplab_769.py configs/pspnet_512.py \
-		configs/pspnet_769.py
+	set -e; for config in deeplab_512 deeplab_769 pspnet_512 pspnet_769; do $(BIN)/python -m cropjax.benchmark \
+		--config configs/$$config.py --suites compile,train,memory; done
 	$(if $(CAMVID),set -e; for network in deeplab pspnet segformer segnext; do $(BIN)/python -m cropjax.main \
 		--config configs/camvid_$$network.py --config.data.root=$(CAMVID); done, \
 		@echo "CAMVID is not set: the runs on it were not made")

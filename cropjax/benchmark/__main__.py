@@ -24,7 +24,9 @@ FORWARD_BATCH = flags.DEFINE_integer("forward_batch", 1, "Images of a forward pa
 IMAGE_SIZE = flags.DEFINE_string("image_size", "1024x2048", "Height x width of the image of evaluate.")
 CROPS = flags.DEFINE_list("crops", [256, 384, 512, 640, 768, 896, 1024], "Sides of the crops of scaling.")
 BATCHES = flags.DEFINE_list("batches", [1, 2, 4], "Batches of scaling, at the configured crop.")
-MEMORY_GIB = flags.DEFINE_float("memory_gib", 80.0, "Of the device that memory looks for the largest batch of.")
+MEMORY_GIB = flags.DEFINE_float(
+    "memory_gib", 80.0, "Of the device that memory looks for the largest batch of.", lower_bound=0.0
+)
 QUICK = flags.DEFINE_boolean("quick", False, "Find the peak by a smaller matrix product.")
 
 
@@ -53,9 +55,9 @@ def benchmark(config, workdir):
         build_source(config, "train")  # or say so now
     programs, rows = Programs(config), []
     here = machine.describe()
-    print(machine.one_line(here), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         opponents = Opponents(rivals, programs, Path(folder))
+        print(machine.one_line(here), flush=True)
         opponents.check(programs, programs.batch(FORWARD_BATCH.value, tuple(config.data.crop_size)))
         session = measured.Session(
             programs,
@@ -71,8 +73,10 @@ def benchmark(config, workdir):
             for row in measured.SUITES[suite](session):
                 rows.append(row)
                 print(*row.lines(), sep="\n", flush=True)
+    print(*report.notes(session.peaks, session.matrix, opponents.about), sep="\n")
     if path:
-        found = {"machine": here, "config": config.to_dict(), "rivals": opponents.about, "matrix": session.matrix}
+        found = {"machine": here, "config": config.to_dict(), "rivals": opponents.about}
+        found["matrix_product"] = {"size": session.matrix, "flop_per_second": session.peaks}
         report.write_json(path, found | {"rows": [row.json() for row in rows]})
         if "scaling" in suites:
             report.write_figure(path.with_suffix(".png"), rows)

@@ -7,7 +7,7 @@ import numpy as np
 
 from cropjax.benchmark.machine import usable_cores
 from cropjax.benchmark.published import published_size
-from cropjax.benchmark.rivals import RIVALS, running
+from cropjax.benchmark.rivals import RIVALS, command_of, running
 from cropjax.convert import torch_state, write_safetensors
 from cropjax.errors import UserError
 from cropjax.models.segnext import EVALUATION_SEED
@@ -29,6 +29,7 @@ class Opponents:
         for name in names:
             if network not in RIVALS[name].networks:
                 raise UserError(f"--against {name}: it has no {network}, only {', '.join(RIVALS[name].networks)}")
+            command_of(name, RIVALS[name])
         self._names, self.about = names, {}
         if names:
             self._size = published_size(self._config)
@@ -79,9 +80,11 @@ class Opponents:
                 process.ask("logits", path=str(path))
             difference = logits_difference(name, ours, path)
             self.about[name]["logits_difference"] = difference
-            print(f"{name}: its logits differ from ours by {difference:.1e} of the largest", flush=True)
             if not difference <= TOLERANCE:
-                raise UserError(f"--against {name}: that is more than {TOLERANCE:g}: it is not the same network")
+                raise UserError(
+                    f"--against {name}: its logits differ from ours by {difference:.1e} of the largest, more than "
+                    f"{TOLERANCE:g}: it is not the same network"
+                )
 
 
 def logits_difference(name, ours, path):

@@ -95,14 +95,25 @@ def _shown(name, value, unit=None):
     words = name.removesuffix(f"_{unit}").replace("_", " ")
     match unit:
         case "bytes":
-            return f"{words} {value / 2**30:.2f} GiB".lstrip()
+            size = f"{value / 2**30:.2f} GiB" if abs(value) >= 2**30 else f"{value / 2**20:.1f} MiB"
+            return f"{words} {size}".lstrip()
         case "seconds":
             sign = "-" if value < 0 else ""
             return f"{words} {sign}{duration(abs(value))}"
         case "share":
             return f"{words} {value:.1%}"
         case _:
-            return f"{name.replace('_', ' ')} {value:.4g}"
+            return f"{name.replace('_', ' ')} {value if isinstance(value, int) else f'{value:.4g}'}"
+
+
+def notes(peaks, matrix, about):
+    """What stands below the table: the peaks {dtype: FLOP/s}, and what the rivals said of themselves."""
+    for dtype, flop in peaks.items():
+        yield f"100 % is a product of two {matrix}x{matrix} matrices of {dtype}: {flop / 1e9:.0f} GFLOP/s"
+    for name, said in about.items():
+        versions = ", ".join(f"{package} {version}" for package, version in said.get("versions", {}).items())
+        same = f", logits {said['logits_difference']:.1e} from ours" if "logits_difference" in said else ""
+        yield f"{name}: {versions}, {said.get('device')}, {said.get('parameters')} parameters{same}"
 
 
 def write_json(path, report):
@@ -132,7 +143,9 @@ def write_figure(path, rows):
                 seconds = [line.intercept + line.seconds_per_pixel * x for x in ends]
                 axes.plot(ends, seconds, "--", linewidth=1, color=drawn[0].get_color())
         axes.set_xticks(pixels, [str(row.point["size"][0]) for row in some])
-        axes.set(title=f"{kind}, batch {some[0].point['batch']}", xlabel="side of the crop, at its pixels")
+        axes.set(
+            title=f"{kind}, batch {some[0].point['batch']}", xlabel="side of the crop, at its pixels", xlim=(0, None)
+        )
         axes.set(ylabel="seconds, median and range of the rounds", ylim=(0, None))
         axes.legend()
     temporary = path.with_name(path.name + ".tmp")

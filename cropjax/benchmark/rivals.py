@@ -53,20 +53,26 @@ RIVALS = {
 }
 
 
-@contextlib.contextmanager
-def running(name, rival):
-    """A `Process` of `rival`, which ends with the context: by itself, or by force if it does not."""
+def command_of(name, rival):
+    """Interpreter and script; `UserError` where one is missing."""
     python, script = ROOT / rival.environment / "bin/python", ROOT / rival.script
     if not python.exists():
         raise UserError(f"--against {name}: {python} is missing: run `make {rival.environment}/installed`")
     if not script.is_file():
         raise UserError(f"--against {name}: {script} is missing: rivals run from a checkout of cropjax")
+    return [python, script]
+
+
+@contextlib.contextmanager
+def running(name, rival):
+    """A `Process` of `rival`, which ends with the context: by itself, or by force if it does not."""
+    command = command_of(name, rival)
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
-            child = subprocess.Popen([python, script], **pipes)
+            child = subprocess.Popen(command, **pipes)
         except OSError as error:
-            raise UserError(f"--against {name}: {python} cannot be started ({error.strerror})") from error
+            raise UserError(f"--against {name}: {command[0]} cannot be started ({error.strerror})") from error
         try:
             yield Process(name, child, errors)
         finally:

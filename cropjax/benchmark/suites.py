@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import jax
 
@@ -43,8 +43,13 @@ class Session:
     memory_bytes: float
 
     def __post_init__(self):
-        self.peak = cache(partial(matrix_peak, size=self.matrix))
+        self.peaks = {}  # FLOP/s by dtype
         self.measured_peaks = {}  # bytes of memory by party, of the training step if it ran
+
+    def peak(self, dtype):
+        if dtype not in self.peaks:
+            self.peaks[dtype] = matrix_peak(dtype, self.matrix)
+        return self.peaks[dtype]
 
     @property
     def config(self):

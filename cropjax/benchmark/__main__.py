@@ -24,9 +24,7 @@ FORWARD_BATCH = flags.DEFINE_integer("forward_batch", 1, "Images of a forward pa
 IMAGE_SIZE = flags.DEFINE_string("image_size", "1024x2048", "Height x width of the image of evaluate.")
 CROPS = flags.DEFINE_list("crops", [256, 384, 512, 640, 768, 896, 1024], "Sides of the crops of scaling.")
 BATCHES = flags.DEFINE_list("batches", [1, 2, 4], "Batches of scaling, at the configured crop.")
-MEMORY_GIB = flags.DEFINE_float(
-    "memory_gib", 80.0, "Of the device that memory looks for the largest batch of.", lower_bound=0.0
-)
+MEMORY_GIB = flags.DEFINE_float("memory_gib", 80.0, "What the largest batch of memory must fit into.", lower_bound=0.0)
 QUICK = flags.DEFINE_boolean("quick", False, "Find the peak by a smaller matrix product.")
 
 

@@ -40,6 +40,7 @@ parity: install $(REFERENCE)/mmsegmentation/installed $(REFERENCE)/transformers/
 	$(BIN)/python third_party/round_trip.py mmsegmentation=$(REFERENCE)/mmsegmentation \
 		transformers=$(REFERENCE)/transformers
 	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py -m ""
+	$(PYTEST) tests/benchmark/test_rivals.py -m torch
 
 $(REFERENCE)/%/installed: third_party/%/requirements.txt
 	$(REFERENCE_PYTHON) -m venv $(@D)

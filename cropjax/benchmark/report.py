@@ -8,7 +8,9 @@ from cropjax.benchmark.measure import OURS, Line, Times
 from cropjax.errors import UserError
 from cropjax.workdir import write_text
 
-BUSY = 0.05  # share of the machine from which others are warned of, and cores kept busy while waiting
+# Share of the machine from which others are warned of, and cores that a party keeps busy while it waits. A busy machine
+# is no fair one: where half of it was taken, torch, whose threads wait for the slowest, took tens of times as long.
+BUSY = 0.05
 COLUMNS = "{:9} {:36} {:20} {:>10} {:>21} {:>7} {:>9} {:>9} {:>7} {:>7} {:>10}"
 HEADER = COLUMNS.format(
     "suite", "what", "who", "median", "fastest..slowest", "ratio", "by round", "GFLOP", "% peak", "others", "memory"

@@ -104,10 +104,11 @@ def memory(session):
         small, large = (_planned_bytes(programs, n, session.crop) for n in (first, 2 * first))
         an_image = (large - small) / first
         fixed = small - first * an_image
-        step = programs.mesh.shape["data"]
-        most = int((session.memory_bytes - fixed) // an_image) // step * step
         values = {"batch": first, "planned_bytes": small, "fixed_bytes": fixed, "image_bytes": an_image}
-        values |= {"limit_bytes": session.memory_bytes, "largest_batch": max(most, 0)}
+        if an_image > 0:
+            devices = programs.mesh.shape["data"]
+            most = max(int((session.memory_bytes - fixed) // an_image), 0) // devices * devices
+            values |= {"limit_bytes": session.memory_bytes, "largest_batch": most}
         values |= {f"measured_{name}_bytes": value for name, value in session.measured_peaks.items()}
         yield Row("memory", f"train {_size(session.crop)}, {choice}", values=values)
 

@@ -73,7 +73,7 @@ class Rival:
     def logits(self, path):
         self.mode(training=False)
         torch.set_float32_matmul_precision("highest")
-        with torch.inference_mode(), self.autocast(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), self.autocast(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             logits = self.net.decode_head(self.net.extract_feat(self.normalized))
         torch.set_float32_matmul_precision("high")
         np.save(path, logits.permute(0, 2, 3, 1).float().cpu().numpy())

@@ -44,7 +44,7 @@ parity: install $(REFERENCE)/mmsegmentation/installed $(REFERENCE)/transformers/
 
 $(REFERENCE)/%/installed: third_party/%/requirements.txt
 	$(REFERENCE_PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet $$(grep ^torch== $<) # with what this platform's build of it needs
+	grep ^torch== $< | xargs -r $(@D)/bin/python -m pip install --quiet # with what this platform's build of it needs
 	$(@D)/bin/python -m pip install --quiet --no-deps -r $<
 	touch $@
 

@@ -40,10 +40,11 @@ parity: install $(REFERENCE)/mmsegmentation/installed $(REFERENCE)/transformers/
 	$(BIN)/python third_party/round_trip.py mmsegmentation=$(REFERENCE)/mmsegmentation \
 		transformers=$(REFERENCE)/transformers
 	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py -m ""
+	$(PYTEST) tests/benchmark/test_rivals.py -m torch
 
 $(REFERENCE)/%/installed: third_party/%/requirements.txt
 	$(REFERENCE_PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet $$(grep ^torch== $<) # with what this platform's build of it needs
+	grep ^torch== $< | xargs -r $(@D)/bin/python -m pip install --quiet # with what this platform's build of it needs
 	$(@D)/bin/python -m pip install --quiet --no-deps -r $<
 	touch $@
 
@@ -76,8 +77,8 @@ show: install
 	$(BIN)/python tests/show/streets_speed.py
 	set -e; for network in $(NETWORKS); do $(BIN)/python -m cropjax.main --config configs/demo.py:$$network; done
 	$(BIN)/python tests/show/repeat.py --config configs/demo.py:segnext
-	$(BIN)/python tests/show/step_time.py configs/deeplab_512.py configs/deeplab_769.py configs/pspnet_512.py \
-		configs/pspnet_769.py
+	set -e; for config in deeplab_512 deeplab_769 pspnet_512 pspnet_769; do $(BIN)/python -m cropjax.benchmark \
+		--config configs/$$config.py --suites compile,train,memory; done
 	$(if $(CAMVID),set -e; for network in deeplab pspnet segformer segnext; do $(BIN)/python -m cropjax.main \
 		--config configs/camvid_$$network.py --config.data.root=$(CAMVID); done, \
 		@echo "CAMVID is not set: the runs on it were not made")

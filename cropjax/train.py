@@ -175,7 +175,9 @@ def train(config, workdir):
             for step in range(start + 1, total + 1):
                 if step == start + 1:
                     with progress.pause():  # it compiles, which no rate should count
-                        state, window = jax.block_until_ready(train_step(state, place_batch(next(batches), mesh)))
+                        state, window = train_step(state, place_batch(next(batches), mesh))
+                        say(f"first step dispatched after {time.monotonic() - began:.1f} s")
+                        jax.block_until_ready((state, window))
                     say(f"first step after {time.monotonic() - began:.1f} s")
                 else:
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):

@@ -125,14 +125,14 @@ def _provenance():
     devices = jax.devices()
     return {
         "command": [sys.executable, *sys.argv],
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
         "devices": {"kind": devices[0].device_kind, "count": len(devices)},
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code that runs, `-dirty` if it was edited; None outside a checkout of ours or without git."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():  # git would go up to a repository that happens to be around us

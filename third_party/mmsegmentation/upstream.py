@@ -75,8 +75,11 @@ def _plain_batch_norm(node) -> None:
             _plain_batch_norm(child)
 
 
-def published(network: str, size: str, align_corners: bool, tiny: bool) -> tuple[str, dict, dict]:
-    """(config file in the wheel, model dict, optim_wrapper dict): 19 classes, nothing random, narrow where `tiny`."""
+def published(network: str, size: str, align_corners: bool, tiny: bool, random: bool = False) -> tuple[str, dict, dict]:
+    """(config file in the wheel, model dict, optim_wrapper dict): 19 classes, narrow where `tiny`.
+
+    Nothing in it is random, or where `random`, what is published: dropout, drop path, SegNeXt's bases.
+    """
     file = FILES[network].format(size=size, crop=CROP_OF_ALIGN_CORNERS[align_corners])
     config = Config.fromfile(CONFIGS / file)
     model = config.model.to_dict()
@@ -88,14 +91,15 @@ def published(network: str, size: str, align_corners: bool, tiny: bool) -> tuple
             model[part].update(widths)
         if network == "deeplabv3plus":
             model["decode_head"].update(TINY_C1[size])
-    if "drop_path_rate" in model["backbone"]:
+    if "drop_path_rate" in model["backbone"] and not random:
         model["backbone"]["drop_path_rate"] = 0.0
     if "ham_kwargs" in model["decode_head"]:
-        model["decode_head"]["ham_kwargs"]["rand_init"] = False
+        model["decode_head"]["ham_kwargs"]["rand_init"] = random
     for head in ("decode_head", "auxiliary_head"):
         if head not in model:
             continue
-        model[head]["dropout_ratio"] = 0
+        if not random:
+            model[head]["dropout_ratio"] = 0
         model[head]["num_classes"] = NUM_CLASSES
         if network in ("segformer", "segnext"):
             model[head]["align_corners"] = align_corners  # False in all that is published

@@ -1,0 +1,119 @@
+"""What is timed of ours: the programs that training and evaluation run, on random images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cropjax.benchmark.measure import timer
+from cropjax.config import build_model, build_optimizer, label_set
+from cropjax.errors import UserError
+from cropjax.inference import make_predict
+from cropjax.ops.normalize import normalize
+from cropjax.sharding import batch_form, make_mesh, place_batch, replicated
+from cropjax.step import abstract_state, create_state, make_train_step, merge_model, split_model
+
+
+def _the_same(arguments, result):
+    return arguments
+
+
+@dataclass
+class Program:
+    """A jitted function and its arguments; `following` makes those of the next run out of a result."""
+
+    jitted: Callable
+    arguments: tuple
+    following: Callable = _the_same
+
+    def run(self):
+        """Once, until the device is done."""
+        result = jax.block_until_ready(self.jitted(*self.arguments))
+        self.arguments = self.following(self.arguments, result)
+
+    def seconds(self):
+        return timer(self.run)()
+
+
+def count_flop(jitted, *arguments):
+    """FLOP of one call, 2 for a multiplication with its addition, by XLA's count of the program as it is lowered.
+
+    The body of a loop is counted once. None where the backend does not count.
+    """
+    cost = jitted.lower(*arguments).cost_analysis()
+    return float(cost["flops"]) if cost and "flops" in cost else None
+
+
+def random_batch(n, size, classes, seed):
+    """A training batch of noise: image uint8 [n,h,w,3], label uint8 [n,h,w], size int32 [n,2]."""
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (n, *size, 3), np.uint8),
+        "label": rng.integers(0, classes, (n, *size), np.uint8),
+        "size": np.full((n, 2), size, np.int32),
+    }
+
+
+class Programs:
+    """The network of a config, freshly drawn, and its programs."""
+
+    def __init__(self, config):
+        self.config, self.mesh = config, make_mesh(**config.mesh)
+        self.graph, self.weights = split_model(build_model(config))
+        self.classes = label_set(config).num_classes
+
+    def batch(self, n, size):
+        return random_batch(n, size, self.classes, self.config.seed)
+
+    def forward(self, batch, dtype):
+        """Logits at the head's stride of normalised images in `dtype`, in evaluation mode."""
+        images = normalize(self._placed(batch)["image"], dtype=jnp.dtype(dtype))
+        return Program(jax.jit(lambda weights, x: merge_model(self.graph, weights)(x).logits), (self._held(), images))
+
+    def train(self, batch):
+        """The step of training from uint8 images on the device; its state goes on from run to run."""
+        step, direction = self._step()
+        state = create_state(self.weights, direction, self.mesh)
+        return Program(step, (state, self._placed(batch)), lambda arguments, result: (result[0], arguments[1]))
+
+    def train_forms(self, n, size):
+        """The step of training on `n` crops, traced for shapes alone -> `jax.stages.Traced`."""
+        step, direction = self._step()
+        forms = dict(image=((*size, 3), np.uint8), label=(size, np.uint8), size=((2,), np.int32))
+        self._check(n)
+        template = abstract_state(self.weights, direction, self.mesh)
+        return step.trace(template, batch_form(n, self.mesh, **forms))
+
+    def predict(self, batch, mode):
+        """Class ids of uint8 images on the device, at their size, as evaluation finds them under `mode`."""
+        images = self._placed(batch)["image"]
+        predict = make_predict(self.graph, self.config, self.mesh)
+        jitted = jax.jit(lambda weights, x: predict(weights, x, x.shape[1:3], mode))
+        return Program(jitted, (self._held(), images))
+
+    def logits(self, batch):
+        """What another kit's network must agree with: logits float32 [n,h',w',k], its products at full precision."""
+        with jax.default_matmul_precision("highest"):
+            program = self.forward(batch, "float32")
+            return np.asarray(program.jitted(*program.arguments))
+
+    def _step(self):
+        direction, schedule = build_optimizer(self.config)
+        return make_train_step(self.graph, direction, schedule, self.config, self.mesh), direction
+
+    def _held(self):
+        return jax.device_put(self.weights, replicated(self.mesh))
+
+    def _placed(self, batch):
+        self._check(len(batch["image"]))
+        return place_batch(batch, self.mesh)
+
+    def _check(self, n):
+        devices = self.mesh.shape["data"]
+        if n % devices:
+            raise UserError(
+                f"a batch of {n} does not divide among the {devices} devices of mesh.data: make it a multiple of "
+                f"{devices}, show fewer devices (CUDA_VISIBLE_DEVICES), or set mesh.data and mesh.space"
+            )

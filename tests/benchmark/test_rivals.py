@@ -1,0 +1,138 @@
+"""A fake kit stands for the rivals; with the marker `torch`, mmsegmentation itself."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from cropjax.benchmark import opponents, rivals
+from cropjax.benchmark.measure import OURS
+from cropjax.benchmark.opponents import Opponents
+from cropjax.benchmark.programs import Programs
+from cropjax.benchmark.rivals import RIVALS, Rival, running
+from cropjax.benchmark.suites import SUITES, Session
+from cropjax.config import defaults
+from cropjax.errors import UserError
+from cropjax.models import mit
+
+FAKE = Path(__file__).with_name("fake_rival.py")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """A folder with bin/python, as a virtual environment has."""
+    (tmp_path / "environment/bin").mkdir(parents=True)
+    (tmp_path / "environment/bin/python").symlink_to(sys.executable)
+    return str(tmp_path / "environment")
+
+
+def fake(environment, fault=None, **options):
+    return Rival(environment, str(FAKE), {"fault": fault, **options})
+
+
+@pytest.mark.parametrize(
+    ("fault", "wanted"),
+    [
+        ("dies", "--against fake: the process ended with status 1: out of luck"),
+        ("rubbish", "--against fake: answered '\"hello\"', which is no JSON object"),
+        ("error", "--against fake: no memory"),
+        ("nan", "--against fake: answered seconds = nan to forward"),
+    ],
+)
+def test_misbehaviour_is_one_line(environment, fault, wanted):
+    with running("fake", fake(environment, fault)) as process:
+        process.ask("load", fault=fault)
+        with pytest.raises(UserError) as caught:
+            process.number("seconds", "forward")
+    assert str(caught.value) == wanted
+
+
+def test_a_process_that_does_not_stop_is_ended(environment, monkeypatch):
+    monkeypatch.setattr(rivals, "PATIENCE", 0.2)
+    with running("fake", fake(environment)) as process:
+        process.ask("load", fault="stays")
+    assert process._child.returncode < 0
+
+
+def test_missing_environment_and_script(tmp_path, environment):
+    with pytest.raises(UserError, match=r"run `make none/installed`"), running("x", Rival("none", str(FAKE), {})):
+        pass
+    with (
+        pytest.raises(UserError, match=r"nowhere\.py is missing"),
+        running("x", Rival(environment, str(tmp_path / "nowhere.py"), {})),
+    ):
+        pass
+    broken = tmp_path / "broken/bin/python"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("")
+    with (
+        pytest.raises(UserError, match="cannot be started"),
+        running("x", Rival(str(tmp_path / "broken"), str(FAKE), {})),
+    ):
+        pass
+
+
+@pytest.fixture
+def tiny_session(tmp_path, environment, monkeypatch):
+    """Makes a session of a tiny SegFormer and one fake rival that answers our own logits times `factor`."""
+    monkeypatch.setattr(opponents, "published_size", lambda config: "b0")
+
+    def make(factor=1.0):
+        programs = Programs(tiny_config("segformer", crop_size=(32, 32)))
+        batch = programs.batch(1, (32, 32))
+        np.save(tmp_path / "ours.npy", factor * programs.logits(batch))
+        monkeypatch.setitem(RIVALS, "fake", fake(environment, logits=str(tmp_path / "ours.npy")))
+        against = Opponents(["fake"], programs, tmp_path)
+        against.check(programs, batch)
+        sizes = dict(image_size=(48, 64), crops=(32, 64), batches=(1, 2), memory_bytes=2**30)
+        return Session(programs, against, rounds=2, matrix=64, forward_batch=1, **sizes)
+
+    return make
+
+
+def test_another_network_is_refused(tiny_session):
+    with pytest.raises(UserError, match=r"differ from ours by 9\.9e-03"):
+        tiny_session(factor=1.01)
+
+
+def test_rows_with_a_rival(tiny_session, quick_compile):
+    session = tiny_session()
+    assert session.opponents.about["fake"] == {
+        "parameters": 7,
+        "versions": {"fake": "1.0"},
+        "device": "cpu",
+        "logits_difference": 0.0,
+    }
+    (row,) = SUITES["forward"](session)
+    report = row.json()
+    assert report["parties"]["fake"]["seconds"] == [[0.5], [0.5]]
+    assert report["parties"]["fake"]["peak_bytes"] == 2**20
+    assert report["parties"]["fake"]["ratio"] == 0.5 / report["parties"][OURS]["median"]
+    assert report["utilization"] > 0
+    assert report["flop"] > 1e5
+    assert len(row.lines()) >= 2
+
+
+ENVIRONMENT = rivals.ROOT / RIVALS["torch"].environment
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(not (ENVIRONMENT / "installed").exists(), reason="make .cache/reference/mmsegmentation/installed")
+@pytest.mark.parametrize("network", ["segformer", "segnext"])
+def test_mmsegmentation_is_the_same_network(tmp_path, network):
+    config = defaults(network)
+    if network == "segformer":
+        config.model.backbone.update(mit.SIZES["b0"])
+    programs = Programs(config)
+    batch = programs.batch(2, (64, 64))
+    against = Opponents(["torch"], programs, tmp_path)
+    against.check(programs, batch)
+    assert against.about["torch"]["logits_difference"] < 1e-4
+    with against.process("torch", batch, "float32") as process:
+        for _ in range(2):
+            assert process.ask("train")["loss"] > 0
+        process.number("seconds", "forward")
+        process.number("seconds", "evaluate", mode="slide", window=(48, 48), stride=(32, 32))
+        assert 2**27 < process.number("peak_bytes", "memory") < 2**34

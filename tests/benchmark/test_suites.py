@@ -1,0 +1,92 @@
+"""The suites on a tiny SegFormer, without rivals."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from tiny import tiny_config
+
+from cropjax.benchmark import suites
+from cropjax.benchmark.opponents import Opponents
+from cropjax.benchmark.programs import Programs, count_flop
+from cropjax.benchmark.startup import CONFIG, self_contained
+from cropjax.benchmark.suites import SUITES, Session, _planned_bytes
+from cropjax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory, quick_compile):
+    programs = Programs(tiny_config("segformer", crop_size=(32, 32)))
+    sizes = dict(image_size=(48, 64), crops=(32, 64), batches=(1, 2), memory_bytes=2**28)
+    opponents = Opponents([], programs, tmp_path_factory.mktemp("files"))
+    return Session(programs, opponents, rounds=1, matrix=64, forward_batch=1, **sizes)
+
+
+def test_state_is_carried_on_from_step_to_step(session):
+    program = session.programs.train(session.programs.batch(2, (32, 32)))
+    for step in (1, 2):
+        program.run()
+        assert program.arguments[0]["step"] == step
+
+
+def test_flop_of_a_product():
+    flop = count_flop(jax.jit(jnp.matmul), jnp.ones((8, 16)), jnp.ones((16, 32)))
+    assert flop == 2 * 8 * 16 * 32
+
+
+def test_evaluation(session):
+    whole, slide = SUITES["evaluate"](session)
+    assert (whole.what, slide.what) == ("whole 1x48x64 float32", "slide 1x48x64 float32")
+    # Windows of 32x32 every 16: 2 x 3 of them, each a third of the image.
+    assert slide.flop == pytest.approx(2 * whole.flop, rel=0.2)
+
+
+def test_memory(session):
+    state = sum(leaf.nbytes for leaf in jax.tree.leaves(session.programs.weights["params"]))
+    assert 3 * state < _planned_bytes(session.programs, 2, (32, 32)) < 2**28  # parameters and AdamW's two moments
+
+
+def test_largest_batch(session, monkeypatch):
+    monkeypatch.setattr(suites, "_planned_bytes", lambda programs, n, size: 100 + 30 * n)
+    session = dataclasses.replace(session, memory_bytes=1000.0)
+    (row,) = SUITES["memory"](session)
+    assert {key: row.values[key] for key in ("fixed_bytes", "image_bytes", "largest_batch")} == {
+        "fixed_bytes": 100,
+        "image_bytes": 30,
+        "largest_batch": 30,
+    }
+
+
+def test_input(session):
+    (row,) = SUITES["input"](session)
+    assert row.values["images_per_second"] == pytest.approx(16 / row.times.median())
+
+
+def test_scaling(session, monkeypatch):
+    monkeypatch.setattr(suites, "train", suites.forward)  # which compiles sooner
+    rows = list(SUITES["scaling"](session))
+    forward = [row.point["pixels"] for row in rows if row.point and row.point["kind"] == "forward"]
+    assert forward == [32 * 32, 64 * 64, 32 * 32, 2 * 32 * 32]
+    assert [row.what for row in rows if row.values] == [
+        "forward over crops, ours",
+        "forward over batches, ours",
+        "train over crops, ours",
+    ]
+
+
+def test_a_batch_that_does_not_divide(session):
+    programs = Programs(session.config)
+    programs._check(1)
+    programs.mesh = type("Mesh", (), {"shape": {"data": 2}})
+    with pytest.raises(UserError, match="a batch of 3"):
+        programs._check(3)
+
+
+def test_a_config_that_starts_anywhere(tmp_path):
+    config = tiny_config("segformer", source="cityscapes")
+    config.init_from = "nowhere.pth"
+    alone = self_contained(config)
+    assert (alone.data.source, alone.init_from) == ("streets", "")
+    assert (config.data.source, config.init_from) == ("cityscapes", "nowhere.pth")
+    compile(CONFIG.format(folder=str(tmp_path)), "startup.py", "exec")

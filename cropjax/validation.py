@@ -12,7 +12,7 @@ from cropjax.models.resnet import STAGES, STRIDES
 from cropjax.models.segformer import STYLES
 from cropjax.models.segnext import NORM_GROUPS
 from cropjax.names import PARTS
-from cropjax.ops.conv import PADDING_MODES
+from cropjax.ops.pad import PADDING_MODES
 
 MODES = ("whole", "slide")
 SCORES = ("miou", "macc", "aacc")

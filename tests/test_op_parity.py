@@ -11,9 +11,11 @@ from reference import rule
 from cropjax import optim
 from cropjax.losses import cross_entropy, pixel_accuracy
 from cropjax.metrics import Scores, confusion_matrix
-from cropjax.models.layers import BatchNorm, GroupNorm, LayerNorm, gelu
+from cropjax.models.layers import BatchNorm, GroupNorm, LayerNorm
 from cropjax.ops.attention import attention
-from cropjax.ops.conv import conv, depthwise_conv
+from cropjax.ops.conv import conv
+from cropjax.ops.depthwise import depthwise_conv
+from cropjax.ops.gelu import gelu
 from cropjax.ops.nmf import nmf
 from cropjax.ops.pool import adaptive_average_pool, max_pool
 from cropjax.ops.resize import resize_bilinear

@@ -12,9 +12,12 @@ from flax import nnx
 
 from cropjax.errors import UserError
 from cropjax.ops.batch_norm import batch_norm
-from cropjax.ops.conv import conv, depthwise_conv, product
+from cropjax.ops.conv import conv
+from cropjax.ops.depthwise import depthwise_conv
 from cropjax.ops.gelu import gelu
-from cropjax.ops.resize import conv_of_resized
+from cropjax.ops.plain import is_plain
+from cropjax.ops.product import product
+from cropjax.ops.resize import conv_of_resized, resize_bilinear
 
 
 def kaiming_normal(rng, shape):
@@ -58,6 +61,8 @@ class Conv(nnx.Module):
         """
         spatial = {"dilation": self.dilation, "padding": self.padding, "padding_mode": self.padding_mode}
         parts = jnp.split(self.kernel[...], np.cumsum([x.shape[-1] for x in maps])[:-1], axis=2)
+        if is_plain():
+            maps = [resize_bilinear(x, size, align_corners=align_corners) for x in maps]
         pairs = list(zip(maps, parts, strict=True))
         whole = [(x, kernel) for x, kernel in pairs if x.shape[1:3] == size]
         other = [(x, kernel) for x, kernel in pairs if x.shape[1:3] != size]
@@ -143,7 +148,8 @@ class BatchNorm(nnx.Module):
             y, mean, var = batch_norm(y, scale, bias, self.eps)
             self._track(mean.mean(0), var.mean(0) * (count / (count - 1)))
         else:  # two factors: they round better
-            y = (y - self.mean[...].astype(dtype)) * jax.lax.rsqrt(self.var[...].astype(dtype) + self.eps) * scale + bias
+            mean, var = self.mean[...].astype(dtype), self.var[...].astype(dtype)
+            y = (y - mean) * jax.lax.rsqrt(var + self.eps) * scale + bias
         return y.reshape(x.shape).astype(x.dtype)
 
     def _groups(self, n):

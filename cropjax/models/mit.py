@@ -11,7 +11,7 @@ from flax import nnx
 from cropjax.errors import UserError
 from cropjax.models.layers import Conv, LayerNorm, Linear, MixFFN, normal, stochastic_depth
 from cropjax.ops.attention import attention
-from cropjax.ops.conv import product
+from cropjax.ops.product import product
 
 SIZES = {
     "b0": {"widths": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},

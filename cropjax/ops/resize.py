@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cropjax.ops.conv import PADDING_MODES, product
+from cropjax.ops.pad import PADDING_MODES
+from cropjax.ops.product import product
 
 
 def _source(size, out, align_corners):
@@ -73,7 +74,9 @@ def resize_bilinear(x, size, *, align_corners):
 
 
 def conv_of_resized(maps, kernels, size, *, align_corners, dilation=1, padding=0, padding_mode="zeros"):
-    """The sum over k of the stride 1 convolution with `kernels[k]` [kh,kw,i,o] of `maps[k]` [n,h,w,i] resized to `size`.
+    """The sum of the stride 1 convolutions of `maps` [n,h,w,i], resized to `size`, with a kernel of `kernels` each.
+
+    Kernels are [kh,kw,i,o], the result [n,*size,o].
 
     Both are linear: every kernel tap is applied to the map as it is, and the resize comes after it, shifted by the
     tap. On pooled maps of 1x1 to 6x6 cells that costs next to nothing; a 1x1 kernel commutes with the resize.

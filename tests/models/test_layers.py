@@ -26,7 +26,8 @@ from cropjax.models.layers import (
     name_norms,
     stochastic_depth,
 )
-from cropjax.ops.conv import conv, depthwise_conv
+from cropjax.ops.conv import conv
+from cropjax.ops.depthwise import depthwise_conv
 from cropjax.step import merge_model, split_model
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")

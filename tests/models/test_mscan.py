@@ -9,9 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cropjax.models import mscan
-from cropjax.models.layers import BatchNorm, gelu
+from cropjax.models.layers import BatchNorm
 from cropjax.models.mscan import MSCAN, Block, StripAttention
-from cropjax.ops.conv import depthwise_conv
+from cropjax.ops.depthwise import depthwise_conv
+from cropjax.ops.gelu import gelu
 from cropjax.step import merge_model, split_model
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")

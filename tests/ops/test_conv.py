@@ -8,7 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from cropjax.ops.conv import PADDING_MODES, conv, depthwise_conv
+from cropjax.ops.conv import conv
+from cropjax.ops.depthwise import depthwise_conv
+from cropjax.ops.pad import PADDING_MODES
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 

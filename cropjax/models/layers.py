@@ -15,6 +15,7 @@ from cropjax.ops.batch_norm import batch_norm
 from cropjax.ops.conv import conv
 from cropjax.ops.depthwise import depthwise_conv
 from cropjax.ops.gelu import gelu
+from cropjax.ops.layer_norm import layer_norm
 from cropjax.ops.plain import is_plain
 from cropjax.ops.product import product
 from cropjax.ops.resize import conv_of_resized, resize_bilinear
@@ -188,8 +189,9 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x):
-        y = _standardized(x.astype(jnp.promote_types(x.dtype, jnp.float32)), -1, self.eps)
-        return (y * self.scale[...].astype(y.dtype) + self.bias[...].astype(y.dtype)).astype(x.dtype)
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        scale, bias = self.scale[...].astype(dtype), self.bias[...].astype(dtype)
+        return layer_norm(x.astype(dtype), scale, bias, self.eps).astype(x.dtype)
 
 
 class GroupNorm(nnx.Module):

@@ -2,6 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from cropjax.ops.plain import is_plain
 
 
 def attention(query, key, value):
@@ -14,6 +17,43 @@ def attention(query, key, value):
     if query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() == "gpu":
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     query = query * (query.shape[-1] ** -0.5)
+    return _definition(query, key, value) if is_plain() else _attention(query, key, value)
+
+
+def _definition(query, key, value):
     scores = jnp.einsum("nqhd,nkhd->nhqk", query, key)
     weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1)
     return jnp.einsum("nhqk,nkhd->nqhd", weights.astype(value.dtype), value)
+
+
+@jax.custom_vjp
+def _attention(query, key, value):
+    return _forward(query, key, value)[0]
+
+
+def _forward(query, key, value):
+    """The weights stay as exponentials: dividing by their sums comes after the product with the values."""
+    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key)
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    largest = lax.optimization_barrier(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    gain = 1 / weights.sum(-1)  # [n,h,q]
+    weights = weights.astype(value.dtype)
+    gain = lax.optimization_barrier(gain.swapaxes(1, 2)[..., None].astype(value.dtype))
+    result = jnp.einsum("nhqk,nkhd->nqhd", weights, value) * gain
+    return result, (query, key, value, weights, gain, result)
+
+
+def _backward(residuals, dy):
+    """Over the keys, weights times their gradients add up to the result times its own (Dao et al. 2022, appendix B)."""
+    query, key, value, weights, gain, result = residuals
+    along = (result * dy).sum(-1, keepdims=True)  # [n,q,h,1]
+    scaled = dy * gain
+    dvalue = jnp.einsum("nhqk,nqhd->nkhd", weights, scaled)
+    along = lax.optimization_barrier((along * gain).swapaxes(1, 2))  # [n,h,q,1]
+    dscores = weights * (jnp.einsum("nqhd,nkhd->nhqk", scaled, value) - along)
+    dscores = lax.optimization_barrier(dscores)
+    return jnp.einsum("nhqk,nkhd->nqhd", dscores, key), jnp.einsum("nhqk,nqhd->nkhd", dscores, query), dvalue
+
+
+_attention.defvjp(_forward, _backward)

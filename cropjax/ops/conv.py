@@ -11,8 +11,8 @@ from cropjax.ops.plain import is_plain
 from cropjax.ops.product import product
 from cropjax.ops.winograd import winograd, winograd_kernel_gradient
 
-# Measured on a CPU: from 2048 x 512 on the result and both gradients gain; with fewer channels, changing the tiles costs
-# what the products save.
+# Measured on a CPU: from 2048 x 512 on the result and both gradients gain; with fewer, changing the tiles costs what
+# the products save.
 WINOGRAD_CHANNELS = 2**20
 
 

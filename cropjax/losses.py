@@ -1,15 +1,23 @@
-"""Pixel losses. Labels are uint8 [n,h,w], 255 ignored; logits [n,h,w,k] at the labels' size."""
+"""Pixel losses. Labels are uint8 [n,h,w], 255 ignored; logits [n,h,w,k] at the labels' size, or smaller where said."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from cropjax.data.labels import IGNORE
+from cropjax.ops.plain import is_plain
+from cropjax.ops.resize import interpolation_matrix, resize_bilinear
 
 # Keeps a batch without valid pixels at loss 0, as upstream does.
 _EPS = float(np.finfo(np.float32).eps)
 
 AVERAGES = ("all", "valid")
+# What a band of rows of full-size logits may take: it then stays in a processor's cache.
+BAND_BYTES = 4 * 2**20
 
 
 def cross_entropy(logits, labels, *, average="all"):
@@ -30,3 +38,65 @@ def pixel_accuracy(logits, labels):
     valid = labels != IGNORE
     right = (jnp.argmax(logits, -1) == labels) & valid
     return 100 * (right.sum() + _EPS) / (valid.sum() + _EPS)
+
+
+def resized_cross_entropy(logits, labels, *, align_corners, average="all", in_bands=True):
+    """`cross_entropy` and `pixel_accuracy` of `logits` [n,h',w',k] resized to the labels, in float32 or better.
+
+    The full-size logits are made a band of rows at a time, and with them the gradient, which is as small as `logits`:
+    of all that a loss at full size writes, [n,h,w,k] several times, nothing remains. `in_bands=False` does it at once,
+    for rows that are split over devices.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if is_plain() or not in_bands:
+        full = resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
+        return cross_entropy(full, labels, average=average), pixel_accuracy(full, labels)
+    return _in_bands(logits, labels, align_corners, average)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _in_bands(logits, labels, align_corners, average):
+    return _bands_forward(logits, labels, align_corners, average)[0]
+
+
+def _bands_forward(logits, labels, align_corners, average):
+    n, h, w, k = logits.shape
+    _, height, width = labels.shape
+    band = int(np.clip(BAND_BYTES // (n * width * k * logits.dtype.itemsize), 1, height))
+    count = -(-height // band)
+    rows = np.zeros((count * band, h))
+    rows[:height] = interpolation_matrix(h, height, align_corners)
+    rows = jnp.asarray(rows.reshape(count, band, h), logits.dtype)
+    columns = jnp.asarray(interpolation_matrix(w, width, align_corners), logits.dtype)
+    bands = jnp.pad(labels, ((0, 0), (0, count * band - height), (0, 0)), constant_values=IGNORE)
+    bands = bands.reshape(n, count, band, width).swapaxes(0, 1)
+    total = labels.size if average == "all" else (labels != IGNORE).sum()
+    scale = 1 / (jnp.asarray(total, logits.dtype) + _EPS)
+    product = partial(jnp.einsum, precision="highest")
+    wide = product("xw,nhwk->nhxk", columns, logits)
+
+    def step(carry, operands):
+        loss, right, slope = carry
+        rows, labels = operands
+        full = product("yh,nhxk->nyxk", rows, wide)
+        valid = labels != IGNORE
+        hot = jnp.arange(k) == labels[..., None]
+        largest = full.max(-1, keepdims=True)
+        exponentials = jnp.exp(full - largest)
+        sums = exponentials.sum(-1, keepdims=True)
+        losses = (jnp.log(sums) + largest)[..., 0] - jnp.where(hot, full, 0).sum(-1)
+        right += ((jnp.argmax(full, -1) == labels) & valid).sum(dtype=jnp.int32)
+        dfull = jnp.where(valid[..., None], exponentials / sums - hot, 0)
+        return (loss + jnp.where(valid, losses, 0).sum(), right, slope + product("yh,nyxk->nhxk", rows, dfull)), None
+
+    start = jnp.zeros((), logits.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(wide)
+    (loss, right, slope), _ = lax.scan(step, start, (rows, bands))
+    accuracy = 100 * (right + _EPS) / ((labels != IGNORE).sum() + _EPS)
+    return (loss * scale, accuracy), product("xw,nhxk->nhwk", columns, slope) * scale
+
+
+def _bands_backward(align_corners, average, slope, cotangents):
+    return cotangents[0] * slope, None
+
+
+_in_bands.defvjp(_bands_forward, _bands_backward)

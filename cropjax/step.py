@@ -1,5 +1,7 @@
 """The state of training and the one jitted step that moves it."""
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,8 @@ import optax
 from clu import metrics
 from flax import nnx
 
-from cropjax.losses import cross_entropy, pixel_accuracy
+from cropjax.losses import resized_cross_entropy
 from cropjax.ops.normalize import normalize
-from cropjax.ops.resize import resize_bilinear
 from cropjax.sharding import replicated, split_rows
 
 
@@ -54,23 +55,20 @@ def abstract_state(weights, direction, mesh):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
 
 
-def segmentation_loss(model, images, labels, *, key, align_corners, average, auxiliary_weight):
+def segmentation_loss(model, images, labels, *, key, align_corners, average, auxiliary_weight, in_bands=True):
     """Loss of `model` in training on normalised `images` [n,h,w,3]: (total, {name: part}).
 
     Both heads' logits are resized to the labels; the auxiliary loss is weighted inside its part, as upstream logs it.
+    `in_bands`: see `resized_cross_entropy`.
     """
     output = model(images, train=True, key=key)
-
-    def full_size(logits):
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-        return resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
-
-    logits = full_size(output.logits)
-    decode = cross_entropy(logits, labels, average=average)
+    entropy = partial(
+        resized_cross_entropy, labels=labels, align_corners=align_corners, average=average, in_bands=in_bands
+    )
+    decode, accuracy = entropy(output.logits)
     auxiliary = jnp.zeros_like(decode)
     if output.auxiliary is not None:
-        auxiliary = auxiliary_weight * cross_entropy(full_size(output.auxiliary), labels, average=average)
-    accuracy = pixel_accuracy(logits, labels)
+        auxiliary = auxiliary_weight * entropy(output.auxiliary)[0]
     return decode + auxiliary, {"loss_decode": decode, "loss_auxiliary": auxiliary, "accuracy": accuracy}
 
 
@@ -91,6 +89,7 @@ def make_train_step(graph, direction, schedule, config, mesh):
                 align_corners=config.model.align_corners,
                 average=config.loss.average,
                 auxiliary_weight=config.loss.auxiliary_weight,
+                in_bands=mesh.shape["space"] == 1,
             )
             return total, (parts, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cropjax.losses import AVERAGES, cross_entropy, pixel_accuracy
+from cropjax import losses
+from cropjax.losses import AVERAGES, cross_entropy, pixel_accuracy, resized_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
@@ -90,3 +91,41 @@ def test_accuracy_is_100_where_every_pixel_is_right():
     _, labels = draw(ignored=0.5)
     perfect = np.eye(256)[labels][..., :7]
     assert pixel_accuracy(perfect, labels) == 100
+
+
+@BOTH_AVERAGES
+@given(
+    small=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    size=st.tuples(st.integers(1, 17), st.integers(1, 9)),
+    align_corners=st.booleans(),
+    ignored=st.sampled_from([0.0, 0.3, 1.1]),
+    rows=st.integers(1, 20),
+)
+@settings(max_examples=8)
+def test_bands_are_the_whole(average, small, size, align_corners, ignored, rows):
+    """Loss, accuracy and gradient, whether the rows divide into bands or not."""
+    logits = draw(2, *small)[0]
+    labels = draw(2, *size, ignored=ignored)[1]
+    both = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "BAND_BYTES", rows * 2 * size[1] * 7 * 8)
+        for in_bands in (True, False):
+            function = lambda x, in_bands=in_bands: resized_cross_entropy(  # noqa: E731
+                x, labels, align_corners=align_corners, average=average, in_bands=in_bands
+            )
+            both[in_bands] = jax.jit(jax.value_and_grad(function, has_aux=True))(logits)
+    for a, b in zip(*map(jax.tree.leaves, both.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_bands_leave_nothing_of_full_size():
+    """512 x 512 x 19 in float32 are 20 MB; at once, several arrays of that size live together."""
+
+    def memory(in_bands):
+        def loss(logits, labels):
+            return resized_cross_entropy(logits, labels, align_corners=False, in_bands=in_bands)[0]
+
+        forms = jax.ShapeDtypeStruct((1, 64, 64, 19), np.float32), jax.ShapeDtypeStruct((1, 512, 512), np.uint8)
+        return jax.jit(jax.grad(loss)).lower(*forms).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(True) < 40e6 < memory(False)

@@ -12,7 +12,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cropjax.errors import UserError
-from cropjax.host_memory import keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: runs/<name of the config file>.")
@@ -59,8 +58,6 @@ def _parse(argv):
 
 
 def _start(command):
-    keep_freed_memory()
-
     import jax  # slow: not before the flags are known to be good
 
     from cropjax.validation import validate

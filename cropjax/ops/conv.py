@@ -74,14 +74,11 @@ def _dense_kernel_gradient(x, dy, taps, stride, dilation, padding):
     dy = lax.optimization_barrier(dy.reshape(-1, o).T)
     span = (n, stride * (h - 1) + 1, stride * (w - 1) + 1, i)
 
-    def row(ky):
-        def tap(kx):
-            seen = lax.dynamic_slice(x, (0, dilation * ky, dilation * kx, 0), span)
-            return dy @ seen[:, ::stride, ::stride].reshape(-1, i)
+    def column(kx):
+        seen = (lax.dynamic_slice(x, (0, dilation * ky, dilation * kx, 0), span) for ky in range(taps[0]))
+        return jnp.stack([dy @ part[:, ::stride, ::stride].reshape(-1, i) for part in seen])
 
-        return lax.map(tap, jnp.arange(taps[1]))
-
-    return jnp.stack([row(ky) for ky in range(taps[0])]).swapaxes(2, 3)
+    return lax.map(column, jnp.arange(taps[1])).transpose(1, 0, 3, 2)  # [kx,ky,o,i] -> [ky,kx,i,o]
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cropjax.ops.pad import pad
@@ -66,22 +67,19 @@ def _depthwise_backward(dilation, residuals, dy):
 
 
 def _kernel_gradient(x, dy, kernel, dilation):
-    """A loop over the taps of the longer side: with all taps written out, it compiles six times as long and runs half
-    as fast. Where the shorter side begins stays static, the rows of a square kernel, so that rows may be split over
-    devices.
+    """A loop over the kernel's longer side: with all taps written out, it compiles six times as long and runs half as
+    fast. Slices of the shorter one, the rows of a square kernel, stay static, so that rows may be split over devices.
     """
     loop, other = (1, 2) if kernel.shape[0] > kernel.shape[1] else (2, 1)
 
-    def line(start):
-        def tap(k):
-            corner = [0, 0, 0, 0]
-            corner[other], corner[loop] = start, k * dilation
-            return jnp.sum(lax.dynamic_slice(x, corner, dy.shape).astype(kernel.dtype) * dy, (0, 1, 2))
+    def line(tap):
+        strip = lax.dynamic_slice_in_dim(x, tap * dilation, dy.shape[loop], loop)
+        starts = dilation * np.arange(kernel.shape[other - 1])
+        parts = (lax.slice_in_dim(strip, start, start + dy.shape[other], axis=other) for start in starts)
+        return jnp.stack([jnp.sum(part.astype(kernel.dtype) * dy, (0, 1, 2)) for part in parts])
 
-        return lax.map(tap, jnp.arange(kernel.shape[loop - 1]))
-
-    dk = jnp.stack([line(dilation * k) for k in range(kernel.shape[other - 1])])
-    return dk if other == 1 else dk.swapaxes(0, 1)
+    dk = lax.map(line, jnp.arange(kernel.shape[loop - 1]))
+    return dk if loop == 1 else dk.swapaxes(0, 1)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

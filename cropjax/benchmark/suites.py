@@ -23,8 +23,6 @@ from cropjax.inference import window_starts
 from cropjax.progress import Progress
 from cropjax.validation import MODES
 
-# Choices of the config that `memory` goes through: what a row calls it, and the fields that it changes.
-CHOICES = {"as configured": {}}
 IMAGES_A_ROUND = 16  # of `input`, at least
 
 
@@ -97,20 +95,16 @@ def train(session, suite="train", n=None, size=None):
 def memory(session):
     """By the compiler's plan, `temp + arguments + outputs - aliased`, of two batches: a fixed part and one an image."""
     first = session.config.train.batch_size
-    for choice, fields in CHOICES.items():
-        config = session.config.copy_and_resolve_references()
-        config.update_from_flattened_dict(fields)
-        programs = Programs(config)
-        small, large = (_planned_bytes(programs, n, session.crop) for n in (first, 2 * first))
-        an_image = (large - small) / first
-        fixed = small - first * an_image
-        values = {"batch": first, "planned_bytes": small, "fixed_bytes": fixed, "image_bytes": an_image}
-        if an_image > 0:
-            devices = programs.mesh.shape["data"]
-            most = max(int((session.memory_bytes - fixed) // an_image), 0) // devices * devices
-            values |= {"limit_bytes": session.memory_bytes, "largest_batch": most}
-        values |= {f"measured_{name}_bytes": value for name, value in session.measured_peaks.items()}
-        yield Row("memory", f"train {_size(session.crop)}, {choice}", values=values)
+    small, large = (_planned_bytes(session.programs, n, session.crop) for n in (first, 2 * first))
+    an_image = (large - small) / first
+    fixed = small - first * an_image
+    values = {"batch": first, "planned_bytes": small, "fixed_bytes": fixed, "image_bytes": an_image}
+    if an_image > 0:
+        devices = session.programs.mesh.shape["data"]
+        most = max(int((session.memory_bytes - fixed) // an_image), 0) // devices * devices
+        values |= {"limit_bytes": session.memory_bytes, "largest_batch": most}
+    values |= {f"measured_{name}_bytes": value for name, value in session.measured_peaks.items()}
+    yield Row("memory", f"train {_size(session.crop)}", values=values)
 
 
 def _planned_bytes(programs, n, size):

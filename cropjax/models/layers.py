@@ -13,12 +13,13 @@ from flax import nnx
 from cropjax.errors import UserError
 from cropjax.ops.batch_norm import batch_norm
 from cropjax.ops.conv import conv
+from cropjax.ops.conv_of_resized import conv_of_resized
 from cropjax.ops.depthwise import depthwise_conv
 from cropjax.ops.gelu import gelu
 from cropjax.ops.layer_norm import layer_norm
 from cropjax.ops.plain import is_plain
 from cropjax.ops.product import product
-from cropjax.ops.resize import conv_of_resized, resize_bilinear
+from cropjax.ops.resize import resize_bilinear
 
 
 def kaiming_normal(rng, shape):

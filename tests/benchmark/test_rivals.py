@@ -115,11 +115,7 @@ def test_rows_with_a_rival(tiny_session, quick_compile):
     assert len(row.lines()) >= 2
 
 
-ENVIRONMENT = rivals.ROOT / RIVALS["torch"].environment
-
-
 @pytest.mark.torch
-@pytest.mark.skipif(not (ENVIRONMENT / "installed").exists(), reason="make .cache/reference/mmsegmentation/installed")
 @pytest.mark.parametrize("network", ["segformer", "segnext"])
 def test_mmsegmentation_is_the_same_network(tmp_path, network):
     config = defaults(network)

@@ -16,13 +16,14 @@ from cropjax.models.layers import Conv
 from cropjax.ops import conv as conv_module
 from cropjax.ops.batch_norm import batch_norm
 from cropjax.ops.conv import conv
+from cropjax.ops.conv_of_resized import conv_of_resized
 from cropjax.ops.depthwise import depthwise_conv
 from cropjax.ops.gelu import gelu
 from cropjax.ops.layer_norm import layer_norm
 from cropjax.ops.pad import PADDING_MODES
 from cropjax.ops.plain import is_plain, plain
 from cropjax.ops.product import product
-from cropjax.ops.resize import conv_of_resized, resize_bilinear
+from cropjax.ops.resize import resize_bilinear
 from cropjax.ops.winograd import winograd
 from cropjax.step import merge_model, segmentation_loss, split_model
 

@@ -29,10 +29,11 @@ class Opponents:
         for name in names:
             if network not in RIVALS[name].networks:
                 raise UserError(f"--against {name}: it has no {network}, only {', '.join(RIVALS[name].networks)}")
-            command_of(name, RIVALS[name])
         self._names, self.about = names, {}
         if names:
-            self._size = published_size(self._config)
+            self._size = published_size(self._config)  # before the environments: a mistake in the config first
+            for name in names:
+                command_of(name, RIVALS[name])
             state = torch_state(programs.weights) | upstream_bases(self._config)
             write_safetensors(folder / "weights.safetensors", state, {})
 

@@ -62,6 +62,7 @@ def _start(command):
 
     from cropjax.validation import validate
 
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
     workdir = Path(WORKDIR.value or Path("runs", config_name(config_flags.get_config_filename(flags.FLAGS["config"]))))
     if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
         jax.config.update("jax_compilation_cache_dir", str(workdir.absolute().parent / ".xla-cache"))

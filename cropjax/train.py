@@ -14,6 +14,7 @@ from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import UserError
 from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
+from cropjax.host_memory import StepMemory
 from cropjax.location_prior import location_prior
 from cropjax.panels import contact_sheet
 from cropjax.progress import Progress
@@ -174,16 +175,20 @@ def train(config, workdir):
         with Progress(total, start, enabled=first_process) as progress:
             for step in range(start + 1, total + 1):
                 if step == start + 1:
-                    with progress.pause():  # it compiles, which no rate should count
-                        state, window = train_step(state, place_batch(next(batches), mesh))
-                        say(f"first step dispatched after {time.monotonic() - began:.1f} s")
-                        jax.block_until_ready((state, window))
-                    say(f"first step after {time.monotonic() - began:.1f} s")
+                    with progress.pause():  # no rate should count it
+                        batch = place_batch(next(batches), mesh)
+                        train_step = train_step.lower(state, batch).compile()
+                        memory = StepMemory(train_step)
+                        say(f"first step starts after {time.monotonic() - began:.1f} s")
+                        state, window = jax.block_until_ready(train_step(state, batch))
+                        memory.give_back()
+                    say(f"first step done after {time.monotonic() - began:.1f} s")
                 else:
                     with jax.profiler.StepTraceAnnotation("train", step_num=step):
                         state, report = train_step(state, place_batch(next(batches), mesh))
                     jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
                     window = report if window is None else merge(window, report)
+                    memory.after_step()
 
                 logs = itstime(step, config.train.log_every, total)
                 evaluates = itstime(step, config.eval.every, total)
@@ -219,6 +224,7 @@ def train(config, workdir):
                     with progress.pause():
                         checkpoints.save(step, state, results)
                         writer.flush()
+                        memory.give_back()
     finally:
         batches.close()
         writer.close()

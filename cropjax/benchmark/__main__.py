@@ -41,8 +41,6 @@ def benchmark(config, workdir):
         "batches": _numbers("--batches", BATCHES.value),
     }
     path = _json_path(JSON.value)
-    if rivals:  # they need memory of the same device
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
     from cropjax.benchmark import machine, report
     from cropjax.benchmark.opponents import Opponents
@@ -111,4 +109,5 @@ def _json_path(name):
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # rivals need memory of the same device
     commandline.run(benchmark)

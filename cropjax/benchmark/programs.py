@@ -10,6 +10,7 @@ import numpy as np
 from cropjax.benchmark.measure import timer
 from cropjax.config import build_model, build_optimizer, label_set
 from cropjax.errors import UserError
+from cropjax.host_memory import StepMemory
 from cropjax.inference import make_predict
 from cropjax.ops.normalize import normalize
 from cropjax.ops.plain import plain
@@ -29,10 +30,17 @@ class Program:
     arguments: tuple
     following: Callable = _the_same
 
+    def __post_init__(self):
+        self._compiled = self._memory = None
+
     def run(self):
-        """Once, until the device is done."""
-        result = jax.block_until_ready(self.jitted(*self.arguments))
+        """Once, until the device is done; the first time compiles."""
+        if self._compiled is None:
+            self._compiled = self.jitted.lower(*self.arguments).compile()
+            self._memory = StepMemory(self._compiled)
+        result = jax.block_until_ready(self._compiled(*self.arguments))
         self.arguments = self.following(self.arguments, result)
+        self._memory.after_step()
 
     def seconds(self):
         return timer(self.run)()

@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from cropjax.config import build_source
 from cropjax.errors import UserError
 
-MARK = "first step dispatched"  # what train.py prints then
+MARK = "first step starts"  # what train.py prints then
 CONFIG = """
 from cropjax.workdir import load_config
 

@@ -1,0 +1,72 @@
+"""Steps on a CPU work in the memory of the step before, and the process does not grow."""
+
+import json
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from cropjax.host_memory import StepMemory
+
+MIB = 2**20
+
+# Steps of a program whose buffers take 256 MiB: pages that the system gave in each; bytes held in the end.
+SCRIPT = """
+import json, resource, sys
+import jax, jax.numpy as jnp
+from cropjax.host_memory import StepMemory
+
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+@jax.jit
+def step(state):
+    large = jnp.outer(jnp.arange(4096.0) + state, jnp.arange(4096.0))
+    return state + jnp.fft.fft2(large).real.mean() * 1e-9
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def held():
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    return int(line.split()[1]) * 1024
+
+state, found = jnp.ones(()), []
+step = step.lower(state).compile()
+memory = StepMemory(step) if sys.argv[1] == "kept" else None
+for _ in range(24):
+    before = pages()
+    state = jax.block_until_ready(step(state))
+    found.append(pages() - before)
+    if memory:
+        memory.after_step()
+full = held()
+if memory:
+    memory.give_back()
+print(json.dumps({"pages": found, "full": full, "after": held()}))
+"""
+
+
+def steps(which):
+    result = subprocess.run([sys.executable, "-c", SCRIPT, which], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
+def test_most_steps_get_the_memory_of_the_one_before():
+    plain, kept = steps("plain"), steps("kept")
+    size = 256 * MIB
+    assert min(plain["pages"]) * 4096 > 0.9 * size  # what it is there for
+    reused = [pages for pages in kept["pages"] if pages * 4096 < 0.01 * size]
+    assert len(reused) >= 5
+    assert kept["full"] < plain["after"] + 1.5 * size
+    assert kept["after"] < plain["after"] + 0.2 * size
+
+
+def test_too_large_a_step_is_not_kept():
+    assert not StepMemory(planned(2**60)).kept
+
+
+def planned(size):
+    return SimpleNamespace(memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=size))

@@ -9,7 +9,7 @@ import jax
 # glibc's malloc.h, and its default for the second.
 M_TRIM_THRESHOLD, M_MMAP_MAX, MANY = -1, -4, 65536
 KEEP_ALL = -1
-GROWTH = 1.2  # of what is held, that a step may cause and that small things explain
+GROWTH = 1.2  # times what was held: beyond it a step has taken its buffers elsewhere
 
 
 class StepMemory:
@@ -30,12 +30,14 @@ class StepMemory:
         self._mallopt, self._trim = _glibc("mallopt"), _glibc("malloc_trim")
         self.kept = False
         if self._mallopt and self._trim and (plan := program.memory_analysis()):
+            self._trim(0)  # what another program's steps worked in
             self.kept = 2 * plan.temp_size_in_bytes < _available_bytes()
             self._mallopt(M_MMAP_MAX, 0 if self.kept else MANY)
-            self._mallopt(M_TRIM_THRESHOLD, KEEP_ALL)
+            if self.kept:
+                self._mallopt(M_TRIM_THRESHOLD, KEEP_ALL)
 
     def after_step(self):
-        """Gives back what a step left that the last one did not need."""
+        """Gives back what is kept if the process has grown: a step took its buffers elsewhere."""
         if not self.kept:
             return
         held = _held_bytes()

@@ -24,6 +24,7 @@ from cropjax.models.layers import BatchNorm
 from cropjax.models.mit import MiT
 from cropjax.models.mscan import MSCAN
 from cropjax.models.psp import PSPHead
+from cropjax.models.repeat import EVERYTHING, check_keep
 from cropjax.models.resnet import ResNet
 from cropjax.models.segformer import SegformerHead
 from cropjax.models.segmentor import Segmentor
@@ -103,6 +104,9 @@ def defaults(network):
     train.steps = 80_000 if cnn else 160_000
     train.batch_size = 8  # global
     train.dtype = "float32"  # of the computation; parameters are float32
+    # What the blocks of the backbone's four stages keep for the backward pass: "everything", "convolutions" or
+    # "inputs". Less is less memory and a slower step, nothing else.
+    train.keep = (EVERYTHING,) * 4
     train.log_every, train.checkpoint_every = 50, 1000
 
     config.eval = ev = ConfigDict()
@@ -130,15 +134,17 @@ def build_model(config):
     c = config.model
     rng = np.random.default_rng(config.seed)
     norm = partial(BatchNorm, **c.norm)
+    check_keep(config.train.keep)
+    keep = tuple(config.train.keep)
     match c.name:
         case "pspnet":
-            backbone, head = ResNet(rng=rng, norm=norm, **c.backbone), partial(PSPHead, norm=norm)
+            backbone, head = ResNet(rng=rng, norm=norm, keep=keep, **c.backbone), partial(PSPHead, norm=norm)
         case "deeplabv3plus":
-            backbone, head = ResNet(rng=rng, norm=norm, **c.backbone), partial(DeepLabV3PlusHead, norm=norm)
+            backbone, head = ResNet(rng=rng, norm=norm, keep=keep, **c.backbone), partial(DeepLabV3PlusHead, norm=norm)
         case "segformer":
-            backbone, head = MiT(rng=rng, **c.backbone), partial(SegformerHead, norm=norm)
+            backbone, head = MiT(rng=rng, keep=keep, **c.backbone), partial(SegformerHead, norm=norm)
         case "segnext":
-            backbone, head = MSCAN(rng=rng, norm=norm, **c.backbone), LightHamHead
+            backbone, head = MSCAN(rng=rng, norm=norm, keep=keep, **c.backbone), LightHamHead
     classes = label_set(config).num_classes
     head = head(backbone.channels, classes, rng=rng, align_corners=c.align_corners, **c.head)
     auxiliary = None

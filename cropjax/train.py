@@ -184,8 +184,10 @@ def train(config, workdir):
                         memory.give_back()
                     say(f"first step done after {time.monotonic() - began:.1f} s")
                 else:
-                    with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                        state, report = train_step(state, place_batch(next(batches), mesh))
+                    batch = place_batch(next(batches), mesh)
+                    # A step waits for nothing that comes from the host or goes to it, but for its batch.
+                    with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
+                        state, report = train_step(state, batch)
                     jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
                     window = report if window is None else merge(window, report)
                     memory.after_step()

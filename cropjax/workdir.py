@@ -24,6 +24,7 @@ from cropjax.errors import UserError
 # train.steps, which the learning rate's schedule looks at and which one raises to train longer.
 MAY_DIFFER = (
     "train.steps",
+    "train.keep",
     "train.log_every",
     "train.checkpoint_every",
     "eval.every",

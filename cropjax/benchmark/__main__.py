@@ -4,7 +4,8 @@
 
 forward and train: logits of a batch, the step of training. evaluate: class ids of a large image. input: images a
 second of the data pipeline. compile: from the start of a process to its first step. memory: of the step, by the
-compiler's plan. scaling: forward and train over crops and batches. Images and labels are random, of the config's crop.
+compiler's plan, for everything that `train.keep` may be. scaling: forward and train over crops and batches. Images and
+labels are random, of the config's crop.
 """
 
 import os

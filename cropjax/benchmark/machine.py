@@ -1,5 +1,6 @@
 """The machine: what it is, who uses its processors, and how much memory a process took. Linux's /proc, nothing else."""
 
+import contextlib
 import datetime
 import os
 import platform
@@ -90,12 +91,18 @@ def cpu_seconds(pid):
 
 
 def peak_bytes():
-    """The most memory so far: of the first device, or on a CPU the largest resident size of this process."""
+    """The most memory so far: of the first device, or on a CPU the largest resident size since `forget_peak`."""
     stats = jax.devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
     # Not getrusage: there a process begins with what the one that started it had.
     return 1024 * int(_field("/proc/self/status", "VmHWM").split()[0])
+
+
+def forget_peak():
+    """Begins `peak_bytes` anew where Linux lets a process do so; a GPU's goes on."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _busy_seconds():

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from cropjax.benchmark.machine import forget_peak
 from cropjax.benchmark.measure import timer
 from cropjax.config import build_model, build_optimizer, label_set
 from cropjax.errors import UserError
@@ -38,6 +40,7 @@ class Program:
         if self._compiled is None:
             self._compiled = self.jitted.lower(*self.arguments).compile()
             self._memory = StepMemory(self._compiled)
+            forget_peak()
         result = jax.block_until_ready(self._compiled(*self.arguments))
         self.arguments = self.following(self.arguments, result)
         self._memory.after_step()
@@ -75,6 +78,12 @@ class Programs:
         self.config, self.mesh = config, make_mesh(**config.mesh)
         self.graph, self.weights = split_model(build_model(config))
         self.classes = label_set(config).num_classes
+
+    def keeping(self, keep):
+        """The same with `train.keep` for all stages, whose step takes other memory and other time."""
+        config = ConfigDict(self.config)
+        config.train.keep = (keep,) * 4
+        return Programs(config)
 
     def batch(self, n, size):
         return random_batch(n, size, self.classes, self.config.seed)

@@ -20,6 +20,7 @@ from cropjax.config import build_augment, build_source
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import UserError
 from cropjax.inference import window_starts
+from cropjax.models.repeat import KEEP
 from cropjax.progress import Progress
 from cropjax.validation import MODES
 
@@ -93,18 +94,31 @@ def train(session, suite="train", n=None, size=None):
 
 
 def memory(session):
-    """By the compiler's plan, `temp + arguments + outputs - aliased`, of two batches: a fixed part and one an image."""
+    """By the compiler's plan, `temp + arguments + outputs - aliased`, of two batches: a fixed part and one an image.
+
+    As configured, and with each of `KEEP` for all stages.
+    """
+    if session.measured_peaks:
+        values = {f"measured_{name}_bytes": value for name, value in session.measured_peaks.items()}
+        yield Row("memory", f"train {_size(session.crop)}", values=values)
+    configured = tuple(session.config.train.keep)
+    if len(set(configured)) > 1:
+        yield _plan(session, session.programs, ", ".join(configured))
+    for keep in KEEP:
+        yield _plan(session, session.programs.keeping(keep), keep)
+
+
+def _plan(session, programs, keep):
     first = session.config.train.batch_size
-    small, large = (_planned_bytes(session.programs, n, session.crop) for n in (first, 2 * first))
+    small, large = (_planned_bytes(programs, n, session.crop) for n in (first, 2 * first))
     an_image = (large - small) / first
     fixed = small - first * an_image
     values = {"batch": first, "planned_bytes": small, "fixed_bytes": fixed, "image_bytes": an_image}
     if an_image > 0:
-        devices = session.programs.mesh.shape["data"]
+        devices = programs.mesh.shape["data"]
         most = max(int((session.memory_bytes - fixed) // an_image), 0) // devices * devices
         values |= {"limit_bytes": session.memory_bytes, "largest_batch": most}
-    values |= {f"measured_{name}_bytes": value for name, value in session.measured_peaks.items()}
-    yield Row("memory", f"train {_size(session.crop)}", values=values)
+    return Row("memory", f"train {_size(session.crop)}, keep {keep}", values=values)
 
 
 def _planned_bytes(programs, n, size):
@@ -174,8 +188,8 @@ def scaling(session):
                 yield Row("scaling", f"{kind} over {axis}, {name}", values=values | {"residual_share": line.residual})
 
 
-# In this order, whatever the user's: traces that came before would shorten those of `compile`, and the largest
-# resident size is that of all suites so far.
+# In this order, whatever the user's: traces that came before would shorten those of `compile`, and a GPU's largest
+# memory is that of all suites so far.
 SUITES = {
     "compile": compilation,
     "forward": forward,

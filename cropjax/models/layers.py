@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from cropjax.errors import UserError
+from cropjax.models.repeat import keepable
 from cropjax.ops.batch_norm import batch_norm
 from cropjax.ops.conv import conv
 from cropjax.ops.conv_of_resized import conv_of_resized
@@ -77,7 +78,7 @@ class Conv(nnx.Module):
         return self._biased(y)
 
     def _biased(self, y):
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+        return keepable(y if self.bias is None else y + self.bias[...].astype(y.dtype))
 
 
 class DepthwiseConv(nnx.Module):
@@ -101,7 +102,7 @@ class DepthwiseConv(nnx.Module):
             padding=(self.dilation * (kh // 2), self.dilation * (kw // 2)),
             padding_mode=self.padding_mode,
         )
-        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+        return keepable(y if self.bias is None else y + self.bias[...].astype(y.dtype))
 
 
 def grouped_depthwise_conv(c, size, *, rng):
@@ -117,7 +118,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(np.zeros(kernel.shape[-1], np.float32))
 
     def __call__(self, x):
-        return product(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        return keepable(product(x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype))
 
 
 class BatchNorm(nnx.Module):

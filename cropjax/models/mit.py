@@ -10,6 +10,7 @@ from flax import nnx
 
 from cropjax.errors import UserError
 from cropjax.models.layers import Conv, LayerNorm, Linear, MixFFN, normal, stochastic_depth
+from cropjax.models.repeat import EVERYTHING, repeat
 from cropjax.ops.attention import attention
 from cropjax.ops.product import product
 
@@ -87,21 +88,20 @@ class Stage(nnx.Module):
         self.blocks = nnx.List(Block(c, heads, reduction, rng=rng, mlp_ratio=mlp_ratio, eps=eps) for _ in range(depth))
         self.norm = LayerNorm(c, eps=eps)
 
-    def __call__(self, x, stay):
+    def __call__(self, x, stay, keep):
         x = self.embed_norm(self.embed(x))
-        for block, factors in zip(self.blocks, stay, strict=True):
-            x = block(x, factors)
-        return self.norm(x)
+        return self.norm(repeat(self.blocks, x, lambda block, x, stay: block(x, stay), stay, keep=keep))
 
 
 class MiT(nnx.Module):
     """Images [n,h,w,3] -> four feature maps at strides 4, 8, 16 and 32, with `widths` channels.
 
     `widths` and `depths` as in `SIZES`; widths are multiples of `HEADS`. `norm_eps` is 1e-6 in mmsegmentation and
-    1e-5 in Hugging Face's networks. `drop_path` is the rate of the last block (see `stochastic_depth`).
+    1e-5 in Hugging Face's networks. `drop_path` is the rate of the last block (see `stochastic_depth`), `keep` what
+    each stage's blocks keep in training (see `repeat`).
     """
 
-    def __init__(self, *, rng, widths, depths, mlp_ratio=4, drop_path=0.1, norm_eps=1e-6):
+    def __init__(self, *, rng, widths, depths, mlp_ratio=4, drop_path=0.1, norm_eps=1e-6, keep=(EVERYTHING,) * 4):
         self.stages = nnx.List()
         i = 3
         for c, depth, (kernel, stride), heads, reduction in zip(
@@ -111,13 +111,14 @@ class MiT(nnx.Module):
                 Stage(i, c, depth, kernel, stride, heads, reduction, rng=rng, mlp_ratio=mlp_ratio, eps=norm_eps)
             )
             i = c
-        self.channels, self.drop_path = tuple(widths), drop_path
+        self.channels, self.drop_path, self.keep = tuple(widths), drop_path, tuple(keep)
 
     def __call__(self, x, train, key=None):
         depths = [len(stage.blocks) for stage in self.stages]
         stay = stochastic_depth(x, self.drop_path, sum(depths), train=train, key=key)
+        stay = jnp.split(stay, np.cumsum(depths)[:-1])
         maps = []
-        for stage, factors in zip(self.stages, jnp.split(stay, np.cumsum(depths)[:-1]), strict=True):
-            x = stage(x, factors)
+        for stage, factors, keep in zip(self.stages, stay, self.keep if train else [EVERYTHING] * 4, strict=True):
+            x = stage(x, factors, keep)
             maps.append(x)
         return maps

@@ -15,6 +15,7 @@ from cropjax.models.layers import (
     grouped_depthwise_conv,
     stochastic_depth,
 )
+from cropjax.models.repeat import EVERYTHING, repeat
 from cropjax.ops.gelu import gelu
 
 SIZES = {
@@ -70,10 +71,10 @@ class MSCAN(nnx.Module):
     """Images [n,h,w,3] -> four feature maps at strides 4, 8, 16 and 32, with `widths` channels.
 
     `widths`, `depths` and `drop_path`, the rate of the last block, as in `SIZES`. Each stage ends in a LayerNorm, and
-    what it gives feeds the next stage too.
+    what it gives feeds the next stage too. `keep` is what each stage's blocks keep in training (see `repeat`).
     """
 
-    def __init__(self, *, rng, norm, widths, depths, drop_path=0.1):
+    def __init__(self, *, rng, norm, widths, depths, drop_path=0.1, keep=(EVERYTHING,) * 4):
         down = {"rng": rng, "norm": norm, "stride": 2, "relu": False, "bias": True}
         self.embeds, self.blocks, self.norms = nnx.List(), nnx.List(), nnx.List()
         i = 3
@@ -83,19 +84,18 @@ class MSCAN(nnx.Module):
             self.blocks.append(nnx.List(Block(c, ratio * c, rng=rng, norm=norm) for _ in range(depth)))
             self.norms.append(LayerNorm(c, eps=1e-5))
             i = c
-        self.channels, self.drop_path = tuple(widths), drop_path
+        self.channels, self.drop_path, self.keep = tuple(widths), drop_path, tuple(keep)
 
     def __call__(self, x, train, key=None):
         depths = [len(blocks) for blocks in self.blocks]
         stay = stochastic_depth(x, self.drop_path, sum(depths), train=train, key=key)
         stay = jnp.split(stay, np.cumsum(depths)[:-1])
+        keeps = self.keep if train else [EVERYTHING] * 4
         maps = []
-        for embed, blocks, norm, factors in zip(self.embeds, self.blocks, self.norms, stay, strict=True):
+        for embed, blocks, norm, factors, keep in zip(self.embeds, self.blocks, self.norms, stay, keeps, strict=True):
             x = embed[0](x, train)
             for layer in list(embed)[1:]:
                 x = layer(gelu(x), train)
-            for block, stays in zip(blocks, factors, strict=True):
-                x = block(x, stays, train)
-            x = norm(x)
+            x = norm(repeat(blocks, x, lambda block, x, stay: block(x, stay, train), factors, keep=keep))
             maps.append(x)
         return maps

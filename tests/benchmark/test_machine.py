@@ -1,3 +1,4 @@
+import mmap
 import os
 import subprocess
 import sys
@@ -41,6 +42,14 @@ def test_own_work_is_not_others():
     own = 0.3 / (machine._all_cores() * (time.monotonic() - began))
     assert 0 <= others.share <= 1
     assert others.share < 1 - own + 0.1  # the system counts in hundredths of a second
+
+
+def test_peak_is_of_what_ran_since():
+    with mmap.mmap(-1, 2**26) as large:
+        large.write(b"x" * 2**26)
+        held = machine.peak_bytes()
+    machine.forget_peak()
+    assert machine.peak_bytes() < held - 2**25
 
 
 def test_description():

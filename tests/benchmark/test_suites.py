@@ -47,15 +47,17 @@ def test_memory(session):
     assert 3 * state < _planned_bytes(session.programs, 2, (32, 32)) < 2**28  # parameters and AdamW's two moments
 
 
+COST = {"everything": 30, "convolutions": 20, "inputs": 10}
+
+
 def test_largest_batch(session, monkeypatch):
-    monkeypatch.setattr(suites, "_planned_bytes", lambda programs, n, size: 100 + 30 * n)
+    monkeypatch.setattr(suites, "_planned_bytes", lambda p, n, size: 100 + COST[p.config.train.keep[0]] * n)
     session = dataclasses.replace(session, memory_bytes=1000.0)
-    (row,) = SUITES["memory"](session)
-    assert {key: row.values[key] for key in ("fixed_bytes", "image_bytes", "largest_batch")} == {
-        "fixed_bytes": 100,
-        "image_bytes": 30,
-        "largest_batch": 30,
-    }
+    rows = list(SUITES["memory"](session))
+    assert [row.what for row in rows] == [f"train 32x32, keep {keep}" for keep in COST]
+    assert [row.values["fixed_bytes"] for row in rows] == [100, 100, 100]
+    assert [row.values["image_bytes"] for row in rows] == [30, 20, 10]
+    assert [row.values["largest_batch"] for row in rows] == [30, 45, 90]
 
 
 def test_input(session):

@@ -88,7 +88,7 @@ class Stage(nnx.Module):
         self.blocks = nnx.List(Block(c, heads, reduction, rng=rng, mlp_ratio=mlp_ratio, eps=eps) for _ in range(depth))
         self.norm = LayerNorm(c, eps=eps)
 
-    def __call__(self, x, stay, keep):
+    def __call__(self, x, stay, keep=EVERYTHING):
         x = self.embed_norm(self.embed(x))
         return self.norm(repeat(self.blocks, x, lambda block, x, stay: block(x, stay), stay, keep=keep))
 

@@ -67,19 +67,22 @@ def _depthwise_backward(dilation, residuals, dy):
 
 
 def _kernel_gradient(x, dy, kernel, dilation):
-    """A loop over the kernel's longer side: with all taps written out, it compiles six times as long and runs half as
-    fast. Slices of the shorter one, the rows of a square kernel, stay static, so that rows may be split over devices.
+    """A loop over the kernel's longer side for each line of taps: with all taps written out, it compiles six times as
+    long and runs half as fast. Slices of the shorter side, the rows of a square kernel, stay static, so that rows may
+    be split over devices.
     """
     loop, other = (1, 2) if kernel.shape[0] > kernel.shape[1] else (2, 1)
 
-    def line(tap):
-        strip = lax.dynamic_slice_in_dim(x, tap * dilation, dy.shape[loop], loop)
-        starts = dilation * np.arange(kernel.shape[other - 1])
-        parts = (lax.slice_in_dim(strip, start, start + dy.shape[other], axis=other) for start in starts)
-        return jnp.stack([jnp.sum(part.astype(kernel.dtype) * dy, (0, 1, 2)) for part in parts])
+    def line(start):
+        def tap(k):
+            part = lax.slice_in_dim(x, start, start + dy.shape[other], axis=other)
+            part = lax.dynamic_slice_in_dim(part, k * dilation, dy.shape[loop], loop)
+            return jnp.sum(part.astype(kernel.dtype) * dy, (0, 1, 2))
 
-    dk = lax.map(line, jnp.arange(kernel.shape[loop - 1]))
-    return dk if loop == 1 else dk.swapaxes(0, 1)
+        return lax.map(tap, jnp.arange(kernel.shape[loop - 1]))
+
+    starts = dilation * np.arange(kernel.shape[other - 1])
+    return jnp.stack([line(start) for start in starts], other - 1)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

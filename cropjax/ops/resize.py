@@ -48,14 +48,18 @@ def _resize_forward(x, size, align_corners):
 
 
 def _resize_backward(size, align_corners, like, dy):
-    # The transpose of a gather is a scatter; two small matrix products are faster.
+    # The transpose of a gather is a scatter; small matrix products are faster, one for each image, then one for each of
+    # its rows: a single product would have XLA transpose the map, and compute on the way what it is made of.
+    n, height, width, c = dy.shape
     _, h, w, _ = like.shape
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
     rows = jnp.asarray(interpolation_matrix(h, size[0], align_corners), dtype)
     columns = jnp.asarray(interpolation_matrix(w, size[1], align_corners), dtype)
-    dx = jnp.einsum("yh,nyxc->nhxc", rows, dy.astype(dtype), precision="highest")
-    dx = jnp.einsum("xw,nhxc->nhwc", columns, dx, precision="highest")
-    return (dx.astype(like.dtype),)
+    dy = jax.lax.optimization_barrier(dy.astype(dtype)).reshape(n, height, width * c)
+    dx = jnp.matmul(jnp.broadcast_to(rows.T, (n, h, height)), dy, precision="highest")
+    dx = dx.reshape(n * h, width, c)
+    dx = jnp.matmul(jnp.broadcast_to(columns.T, (n * h, w, width)), dx, precision="highest")
+    return (dx.reshape(n, h, w, c).astype(like.dtype),)
 
 
 _resize.defvjp(_resize_forward, _resize_backward)

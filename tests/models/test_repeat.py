@@ -21,7 +21,7 @@ def gradients(network, keep):
     if network == "pspnet":
         config.model.backbone.depth = 50
     else:
-        config.model.backbone.update(depths=(2, 3, 1, 1), drop_path=0.5)
+        config.model.backbone.update(depths=(1, 3, 1, 1), drop_path=0.5)
     graph, weights = split_model(build_model(config))
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda x: x + 0.01 * rng.standard_normal(x.shape), weights)
@@ -41,7 +41,7 @@ def gradients(network, keep):
 @pytest.mark.parametrize("network", ["pspnet", "segformer", "segnext"])
 def test_same_loss_statistics_and_gradients(network):
     wanted = gradients(network, ("everything",) * 4)
-    got = gradients(network, ("inputs", "convolutions", "everything", "inputs"))
+    got = gradients(network, ("everything", "inputs", "convolutions", "inputs"))
     assert jax.tree.structure(got) == jax.tree.structure(wanted)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1, np.abs(b).max()))

@@ -68,7 +68,7 @@ def shrink(config):
         case "segnext":
             backbone.widths, head.channels = (4, 8, 12, 16), 32
     if "depths" in backbone:
-        backbone.depths = (1, 1, 1, 1)
+        backbone.depths = (2, 2, 2, 2)
     config.model.auxiliary.channels = 4
     config.data.source = "streets"
     config.data.streets.update(size=(32, 64), train_count=2, eval_count=1)

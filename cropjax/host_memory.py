@@ -6,12 +6,10 @@ from pathlib import Path
 
 import jax
 
-# glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+# glibc's malloc.h, and its default for the second.
+M_TRIM_THRESHOLD, M_MMAP_MAX, MANY = -1, -4, 65536
 KEEP_ALL = -1
-ALIGNMENT = 2 * 64  # what XLA's alignment of buffers to 64 bytes may take besides
-GROWTH = 1 / 64  # of the buffers: by so much the heap may grow where they find a place
-KEPT = 1.75  # times the buffers: by so much the process may be larger than without what is kept
+GROWTH = 1.2  # times what was held: beyond it a step has taken its buffers elsewhere
 
 
 class StepMemory:
@@ -19,55 +17,57 @@ class StepMemory:
 
     XLA asks the C library for all buffers of a step at once, gigabytes, and gives them back after it. By default the
     library gives them back to the system, which clears them again page by page during the next step: a quarter of a
-    step of DeepLabV3+. Here they are kept. Now and then something small has settled where the last step was; the next
-    would take its buffers elsewhere, beside what is kept. So `before_step` asks for them on trial, and where there is
-    no place, or a step did grow the process, gives all that is free back to the system.
+    step of DeepLabV3+. Here they are kept. Now and then a step does not fit where the last one was, by a few bytes,
+    and takes its buffers elsewhere; so there must be room for twice as much, or nothing is kept, and what is too much
+    goes back after the step.
 
     `program` is the compiled step. Steps must not be dispatched ahead (`jax_cpu_enable_async_dispatch`): the next one
     would ask for memory before the last one gives back. Does nothing on a GPU and where the C library is not glibc.
     """
 
     def __init__(self, program):
-        self._c = None
-        plan = program.memory_analysis()
-        if plan and jax.default_backend() == "cpu" and os.name == "posix" and (c := _glibc()):
-            self._c, self._size = c, plan.temp_size_in_bytes + ALIGNMENT
-            c.mallopt(M_MMAP_MAX, 0)
-            c.mallopt(M_TRIM_THRESHOLD, KEEP_ALL)
-            self.give_back()  # what another program's steps worked in
+        self._held = None
+        self._mallopt, self._trim = _glibc("mallopt"), _glibc("malloc_trim")
+        self.kept = False
+        if self._mallopt and self._trim and (plan := program.memory_analysis()):
+            self._trim(0)  # what another program's steps worked in
+            self.kept = 2 * plan.temp_size_in_bytes < _available_bytes()
+            self._mallopt(M_MMAP_MAX, 0 if self.kept else MANY)
+            if self.kept:
+                self._mallopt(M_TRIM_THRESHOLD, KEEP_ALL)
 
-    def before_step(self):
-        """Makes sure that the step will not take its buffers beside what is kept."""
-        if self._c and (_held_bytes() > self._most or not self._has_place()):
-            self.give_back()
+    def after_step(self):
+        """Gives back what is kept if the process has grown: a step took its buffers elsewhere."""
+        if not self.kept:
+            return
+        held = _held_bytes()
+        if self._held is None:
+            self._held = held
+        elif held > GROWTH * self._held:
+            self._trim(0)
 
     def give_back(self):
-        """Gives what is free back to the system: before something else than a step needs memory."""
-        if self._c:
-            self._c.malloc_trim(0)
-            self._most = _held_bytes() + KEPT * self._size
+        """Gives everything back, where other things than steps ran and left gaps; the next step gets it anew."""
+        if self.kept:
+            self._trim(0)
+            self._held = None
 
-    def _has_place(self):
-        """Memory that is not touched costs nothing: only the heap's end tells whether it had to grow.
 
-        On trial without alignment, for which glibc would cut crumbs off the place.
-        """
-        end = self._c.sbrk(0)
-        self._c.free(self._c.malloc(self._size))
-        return self._c.sbrk(0) - end <= GROWTH * self._size
+def _glibc(name):
+    if jax.default_backend() != "cpu" or os.name != "posix":
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
+
+
+def _available_bytes():
+    """Of the machine's memory or, in a container with a limit, of that."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    found = [int(lines["MemAvailable"].split()[0]) * 1024]
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        found.append(int(text) - int(used.read_text()))
+    return min(found)
 
 
 def _held_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _glibc():
-    """The C library with its functions' types, or None where it is another one."""
-    c = ctypes.CDLL(None)
-    if not hasattr(c, "mallopt") or not hasattr(c, "malloc_trim"):
-        return None
-    c.malloc_trim.argtypes = [ctypes.c_size_t]
-    c.free.argtypes, c.free.restype = [ctypes.c_void_p], None
-    c.sbrk.argtypes, c.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
-    c.malloc.argtypes, c.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
-    return c

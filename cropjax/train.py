@@ -181,15 +181,16 @@ def train(config, workdir):
                         memory = StepMemory(train_step)
                         say(f"first step starts after {time.monotonic() - began:.1f} s")
                         state, window = jax.block_until_ready(train_step(state, batch))
+                        memory.give_back()
                     say(f"first step done after {time.monotonic() - began:.1f} s")
                 else:
                     batch = place_batch(next(batches), mesh)
-                    memory.before_step()
                     # A step waits for nothing that comes from the host or goes to it, but for its batch.
                     with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
                         state, report = train_step(state, batch)
                     jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
                     window = report if window is None else merge(window, report)
+                    memory.after_step()
 
                 logs = itstime(step, config.train.log_every, total)
                 evaluates = itstime(step, config.eval.every, total)
@@ -209,7 +210,6 @@ def train(config, workdir):
                 results = None
                 if evaluates:
                     with progress.pause():
-                        memory.give_back()
                         scores, pictures = evaluate(score, state, eval_source, config, mesh, panels=config.eval.panels)
                         results = summarize(scores)
                         per_class = {
@@ -226,6 +226,7 @@ def train(config, workdir):
                     with progress.pause():
                         checkpoints.save(step, state, results)
                         writer.flush()
+                        memory.give_back()
     finally:
         batches.close()
         writer.close()

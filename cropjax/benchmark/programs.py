@@ -41,9 +41,9 @@ class Program:
             self._compiled = self.jitted.lower(*self.arguments).compile()
             self._memory = StepMemory(self._compiled)
             forget_peak()
-        self._memory.before_step()
         result = jax.block_until_ready(self._compiled(*self.arguments))
         self.arguments = self.following(self.arguments, result)
+        self._memory.after_step()
 
     def seconds(self):
         return timer(self.run)()

@@ -10,6 +10,7 @@ from flax import nnx
 
 from cropjax.models.layers import ConvNorm
 from cropjax.models.repeat import EVERYTHING, repeat
+from cropjax.ops.order import once
 from cropjax.ops.pool import max_pool
 
 STAGES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -20,6 +21,11 @@ STRIDES = {
     16: ((1, 2, 2, 1), (1, 1, 1, 2)),
     32: ((1, 2, 2, 2), (1, 1, 1, 1)),
 }
+
+
+@once
+def joined(branch, identity):
+    return jax.nn.relu(branch + identity)
 
 
 class BasicBlock(nnx.Module):
@@ -35,7 +41,7 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x, train):
         y = self.conv2(self.conv1(x, train), train)
-        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, train)))
+        return joined(y, x if self.downsample is None else self.downsample(x, train))
 
 
 class Bottleneck(nnx.Module):
@@ -54,7 +60,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x, train):
         y = self.conv3(self.conv2(self.conv1(x, train), train), train)
-        return jax.nn.relu(y + (x if self.downsample is None else self.downsample(x, train)))
+        return joined(y, x if self.downsample is None else self.downsample(x, train))
 
 
 def _projection(i, o, stride, rng, norm):

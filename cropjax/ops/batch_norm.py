@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cropjax.ops.order import after
+
 AXES = (1, 2, 3)
 
 
@@ -32,11 +34,10 @@ def _forward(x, scale, bias, eps):
 def _backward(eps, residuals, cotangents):
     x, mean, gain, scale = residuals
     dy, _, _ = cotangents
-    unit = (x - mean) * gain
     dy_mean = dy.mean(AXES, keepdims=True)
-    dyx_mean = (dy * unit).mean(AXES, keepdims=True)
+    dyx_mean = gain * (dy * (x - after(dy_mean, mean))).mean(AXES, keepdims=True)
     dy_mean, dyx_mean = lax.optimization_barrier((dy_mean, dyx_mean))
-    dx = (gain * scale) * (dy - dy_mean - unit * dyx_mean)
+    dx = (gain * scale) * (dy - dy_mean - (x - after(dyx_mean, mean)) * (gain * dyx_mean))
     count = x[0, ..., 0].size
     return dx, count * dyx_mean.sum(0).ravel(), count * dy_mean.sum(0).ravel()
 

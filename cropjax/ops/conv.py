@@ -9,7 +9,7 @@ from jax import lax
 from cropjax.ops.pad import pad
 from cropjax.ops.plain import is_plain
 from cropjax.ops.product import product
-from cropjax.ops.winograd import winograd, winograd_kernel_gradient
+from cropjax.ops.winograd import winograd, winograd_input_gradient, winograd_kernel_gradient
 
 # Measured on a CPU: from 2048 x 512 on the result and both gradients gain; with fewer, changing the tiles costs what
 # the products save.
@@ -101,8 +101,7 @@ def _winograd_forward(x, kernel, dilation):
 
 def _winograd_backward(dilation, residuals, dy):
     x, kernel = residuals
-    dx = winograd(dy, kernel[::-1, ::-1].swapaxes(2, 3), dilation)
-    return dx, winograd_kernel_gradient(x, dy, dilation)
+    return winograd_input_gradient(dy, kernel, dilation), winograd_kernel_gradient(x, dy, dilation)
 
 
 _winograd.defvjp(_winograd_forward, _winograd_backward)

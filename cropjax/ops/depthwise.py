@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cropjax.ops.order import once
 from cropjax.ops.pad import pad
 from cropjax.ops.plain import is_plain
 
@@ -19,8 +20,9 @@ def depthwise_conv(x, kernel, *, dilation=1, padding=(0, 0), padding_mode="zeros
 
     `padding` is (rows, columns) on each side. Sums are kept in float32 or better; the result has the type of `x`.
     """
-    rows, columns = padding
-    x = pad(x, (rows, rows), (columns, columns), padding_mode)
+    reach = [dilation * (k - 1) for k in kernel.shape[:2]]
+    if is_plain() or padding_mode != "zeros" or any(p > r for p, r in zip(padding, reach, strict=True)):
+        x, padding = _padded(x, padding, padding_mode), (0, 0)
     if is_plain():
         return lax.conv_general_dilated(
             x,
@@ -31,7 +33,7 @@ def depthwise_conv(x, kernel, *, dilation=1, padding=(0, 0), padding_mode="zeros
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
-    return _depthwise(x, kernel.astype(jnp.promote_types(x.dtype, jnp.float32)), dilation)
+    return _depthwise(x, kernel.astype(jnp.promote_types(x.dtype, jnp.float32)), dilation, padding)
 
 
 def _taps(kernel, dilation):
@@ -49,24 +51,24 @@ def _shifted_sum(x, kernel, dilation):
     return total.astype(x.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x, kernel, dilation):
-    return _shifted_sum(x, kernel, dilation)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(x, kernel, dilation, padding):
+    """Of `x` padded with zeros, by no more than the kernel reaches. What is kept for the backward pass has no padding."""
+    return once(lambda x, kernel: _shifted_sum(_padded(x, padding), kernel, dilation))(x, kernel)
 
 
-def _depthwise_forward(x, kernel, dilation):
-    return _shifted_sum(x, kernel, dilation), (x, kernel)
+def _depthwise_forward(x, kernel, dilation, padding):
+    return _depthwise(x, kernel, dilation, padding), (x, kernel)
 
 
-def _depthwise_backward(dilation, residuals, dy):
+def _depthwise_backward(dilation, padding, residuals, dy):
     x, kernel = residuals
-    reach = [dilation * (k - 1) for k in kernel.shape[:2]]
-    spread = pad(dy, (reach[0], reach[0]), (reach[1], reach[1]))
-    dx = _shifted_sum(spread, kernel[::-1, ::-1], dilation)
-    return dx.astype(x.dtype), _kernel_gradient(x, dy, kernel, dilation)
+    spread = _padded(dy, [dilation * (k - 1) - p for k, p in zip(kernel.shape[:2], padding, strict=True)])
+    dx = once(lambda spread, kernel: _shifted_sum(spread, kernel[::-1, ::-1], dilation))(spread, kernel)
+    return dx.astype(x.dtype), _kernel_gradient(x, spread, kernel, dilation)
 
 
-def _kernel_gradient(x, dy, kernel, dilation):
+def _kernel_gradient(x, spread, kernel, dilation):
     """A loop over the kernel's longer side for each line of taps: with all taps written out, it compiles six times as
     long and runs half as fast. Slices of the shorter side, the rows of a square kernel, stay static, so that rows may
     be split over devices.
@@ -75,14 +77,19 @@ def _kernel_gradient(x, dy, kernel, dilation):
 
     def line(start):
         def tap(k):
-            part = lax.slice_in_dim(x, start, start + dy.shape[other], axis=other)
-            part = lax.dynamic_slice_in_dim(part, k * dilation, dy.shape[loop], loop)
-            return jnp.sum(part.astype(kernel.dtype) * dy, (0, 1, 2))
+            part = lax.slice_in_dim(spread, start, start + x.shape[other], axis=other)
+            part = lax.dynamic_slice_in_dim(part, k * dilation, x.shape[loop], loop)
+            return jnp.sum(part.astype(kernel.dtype) * x, (0, 1, 2))
 
-        return lax.map(tap, jnp.arange(kernel.shape[loop - 1]))
+        return lax.map(tap, jnp.arange(kernel.shape[loop - 1])[::-1])
 
-    starts = dilation * np.arange(kernel.shape[other - 1])
+    starts = dilation * np.arange(kernel.shape[other - 1])[::-1]
     return jnp.stack([line(start) for start in starts], other - 1)
+
+
+def _padded(x, padding, mode="zeros"):
+    rows, columns = padding
+    return pad(x, (rows, rows), (columns, columns), mode)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

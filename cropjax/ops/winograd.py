@@ -15,12 +15,25 @@ from cropjax.ops.pad import pad
 INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 RESULT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+TURNED = np.arange(16).reshape(4, 4)[np.ix_([3, 1, 2, 0], [3, 1, 2, 0])].ravel()  # KERNEL[:, ::-1] is KERNEL[[3, 1, 2, 0]]
 
 
 def winograd(x, kernel, dilation):
     """Convolution of `x` [n,h,w,i] with `kernel` [3,3,i,o], padded with `dilation` zeros -> [n,h,w,o]."""
-    n, h, w, _ = x.shape
-    products = jnp.einsum("kpi,kio->kpo", _input_tiles(x, dilation), _kernel_tiles(kernel))
+    return _result(jnp.einsum("kpi,kio->kpo", _input_tiles(x, dilation), _kernel_tiles(kernel)), x.shape, dilation)
+
+
+def winograd_input_gradient(dy, kernel, dilation):
+    """Gradient [n,h,w,i] of the input of `winograd`, for that of its result, `dy` [n,h,w,o].
+
+    It is a convolution with the kernel turned by 180 degrees, whose tiles are the kernel's own in another order.
+    """
+    turned = _kernel_tiles(kernel)[TURNED]
+    return _result(jnp.einsum("kpo,kio->kpi", _input_tiles(dy, dilation), turned), dy.shape, dilation)
+
+
+def _result(products, shape, dilation):
+    n, h, w, _ = shape
     rows, columns = (_tiles(size, dilation) for size in (h, w))
     y = products.reshape(4, 4, n, rows, dilation, columns, dilation, -1)
     y = _combined(RESULT, y, axis=1, into=5)  # [4, n, rows, dilation, columns, 2, dilation, o]

@@ -23,7 +23,7 @@ STRIDES = {
 }
 
 
-@once
+@once  # or every block would add up again all that the blocks of its stage before it have added
 def joined(branch, identity):
     return jax.nn.relu(branch + identity)
 

@@ -53,18 +53,18 @@ def _shifted_sum(x, kernel, dilation):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x, kernel, dilation, padding):
-    """Of `x` padded with zeros, by no more than the kernel reaches. What is kept for the backward pass has no padding."""
-    return once(lambda x, kernel: _shifted_sum(_padded(x, padding), kernel, dilation))(x, kernel)
+    """Of `x` padded with zeros, by no more than the kernel reaches. Kept for the backward pass is `x` without them."""
+    return _shifted_sum(_padded(x, padding), kernel, dilation)
 
 
 def _depthwise_forward(x, kernel, dilation, padding):
-    return _depthwise(x, kernel, dilation, padding), (x, kernel)
+    return once(partial(_shifted_sum, dilation=dilation))(_padded(x, padding), kernel), (x, kernel)
 
 
 def _depthwise_backward(dilation, padding, residuals, dy):
     x, kernel = residuals
     spread = _padded(dy, [dilation * (k - 1) - p for k, p in zip(kernel.shape[:2], padding, strict=True)])
-    dx = once(lambda spread, kernel: _shifted_sum(spread, kernel[::-1, ::-1], dilation))(spread, kernel)
+    dx = once(partial(_shifted_sum, dilation=dilation))(spread, kernel[::-1, ::-1])
     return dx.astype(x.dtype), _kernel_gradient(x, spread, kernel, dilation)
 
 

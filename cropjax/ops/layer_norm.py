@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cropjax.ops.order import after
-
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x, scale, bias, eps):
@@ -27,11 +25,10 @@ def _forward(x, scale, bias, eps):
 
 def _backward(eps, residuals, dy):
     x, mean, gain, scale = residuals
+    unit = (x - mean) * gain
     other = tuple(range(x.ndim - 1))
     dunit = dy * scale
-    offset = dunit.mean(-1, keepdims=True)
-    unit = (x - after(offset, mean)) * gain
-    along = (dunit * unit).mean(-1, keepdims=True)
+    along, offset = (dunit * unit).mean(-1, keepdims=True), dunit.mean(-1, keepdims=True)
     along, offset = lax.optimization_barrier((along, offset))
     return gain * (dunit - offset - unit * along), (dy * unit).sum(other), dy.sum(other)
 

@@ -1,4 +1,4 @@
-"""What XLA's CPU compiler must not move or do twice. It drops `lax.optimization_barrier` before it fuses and orders."""
+"""What XLA's CPU compiler must not do too early or twice. It drops `lax.optimization_barrier` before it does either."""
 
 import functools
 
@@ -17,22 +17,22 @@ def after(first, x):
 
 
 def once(function):
-    """`function` of arrays, computed once: XLA would compute a cheap result again for each of its uses.
+    """`function` of arrays as a program of its own, whose result is computed once.
 
-    Its steps stay a program of their own, which is fused with nothing around it. Elsewhere than on a CPU `function`
-    as it is.
+    XLA would compute a cheap one again for each of its uses, with all that is cheap before it. Elsewhere than on a CPU
+    `function` as it is.
     """
 
     @jax.jit
     def program(*arguments):
-        with set_xla_metadata(inlineable="true"):
+        with set_xla_metadata(inlineable="true"):  # what is called within
             return function(*arguments)
 
     @functools.wraps(function)
-    def called(*arguments):
+    def call(*arguments):
         if jax.default_backend() != "cpu":
             return function(*arguments)
         with set_xla_metadata(inlineable="false"):
             return program(*arguments)
 
-    return called
+    return call

@@ -15,7 +15,9 @@ from cropjax.ops.pad import pad
 INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 RESULT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
-TURNED = np.arange(16).reshape(4, 4)[np.ix_([3, 1, 2, 0], [3, 1, 2, 0])].ravel()  # KERNEL[:, ::-1] is KERNEL[[3, 1, 2, 0]]
+TURNED = (
+    np.arange(16).reshape(4, 4)[np.ix_([3, 1, 2, 0], [3, 1, 2, 0])].ravel()
+)  # KERNEL[:, ::-1] is KERNEL[[3, 1, 2, 0]]
 
 
 def winograd(x, kernel, dilation):

@@ -24,8 +24,8 @@ STRIDES = {
 
 
 @once  # or every block would add up again all that the blocks of its stage before it have added
-def joined(branch, identity):
-    return jax.nn.relu(branch + identity)
+def add_shortcut(branch, shortcut):
+    return jax.nn.relu(branch + shortcut)
 
 
 class BasicBlock(nnx.Module):
@@ -41,7 +41,7 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x, train):
         y = self.conv2(self.conv1(x, train), train)
-        return joined(y, x if self.downsample is None else self.downsample(x, train))
+        return add_shortcut(y, x if self.downsample is None else self.downsample(x, train))
 
 
 class Bottleneck(nnx.Module):
@@ -60,7 +60,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x, train):
         y = self.conv3(self.conv2(self.conv1(x, train), train), train)
-        return joined(y, x if self.downsample is None else self.downsample(x, train))
+        return add_shortcut(y, x if self.downsample is None else self.downsample(x, train))
 
 
 def _projection(i, o, stride, rng, norm):

@@ -15,9 +15,8 @@ from cropjax.ops.pad import pad
 INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 RESULT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
-TURNED = (
-    np.arange(16).reshape(4, 4)[np.ix_([3, 1, 2, 0], [3, 1, 2, 0])].ravel()
-)  # KERNEL[:, ::-1] is KERNEL[[3, 1, 2, 0]]
+FLIP = [3, 1, 2, 0]  # KERNEL[:, ::-1] is KERNEL[FLIP]
+TURNED = np.arange(16).reshape(4, 4)[np.ix_(FLIP, FLIP)].ravel()
 
 
 def winograd(x, kernel, dilation):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -106,13 +106,8 @@ def test_padding_modes_are_numpys(mode, h, w, dilation):
     np.testing.assert_allclose(y, plain_conv(x, depthwise, 1, dilation, reach, mode), atol=1e-12)
 
 
-@given(
-    h=SIZES, w=SIZES, kernel=st.sampled_from([(3, 3), (1, 7), (7, 1)]), dilation=st.integers(1, 12)
-)  # fmt: skip
-@settings(max_examples=12)
-def test_depthwise_conv_and_its_gradients_are_those_of_a_grouped_conv(h, w, kernel, dilation):
-    x, weights = draw(2, h, w, 3), draw(*kernel, 3)
-    padding = tuple(dilation * (k // 2) for k in kernel)  # the map keeps its size, also where the taps leave it
+def depthwise_with_gradients(x, kernel, dilation, padding):
+    """Result and gradients of `depthwise_conv`, each beside what lax makes of it."""
 
     @jax.jit
     def both(x, k):
@@ -120,10 +115,38 @@ def test_depthwise_conv_and_its_gradients_are_those_of_a_grouped_conv(h, w, kern
         expected, expected_pullback = jax.vjp(lambda x, k: lax_depthwise(x, k, dilation, padding), x, k)
         return (y, *pullback(jnp.cos(y))), (expected, *expected_pullback(jnp.cos(expected)))
 
-    got, expected = both(x, weights)
-    assert got[0].shape == x.shape
-    for a, b in zip(got, expected, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-12)
+    return list(zip(*both(x, kernel), strict=True))
+
+
+@given(
+    h=SIZES, w=SIZES, kernel=st.sampled_from([(3, 3), (1, 7), (7, 1)]), dilation=st.integers(1, 12)
+)  # fmt: skip
+@settings(max_examples=12)
+def test_depthwise_conv_and_its_gradients_are_those_of_a_grouped_conv(h, w, kernel, dilation):
+    x, weights = draw(2, h, w, 3), draw(*kernel, 3)
+    padding = tuple(dilation * (k // 2) for k in kernel)  # the map keeps its size, also where the taps leave it
+    pairs = depthwise_with_gradients(x, weights, dilation, padding)
+    assert pairs[0][0].shape == x.shape
+    for got, expected in pairs:
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+@given(
+    kernel=st.sampled_from([(3, 3), (1, 7), (7, 1), (5, 2)]),
+    dilation=st.integers(1, 3),
+    padding=st.tuples(st.integers(0, 8), st.integers(0, 8)),
+    rest=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+)
+@example(kernel=(3, 3), dilation=2, padding=(4, 4), rest=(1, 1))  # as far as the kernel reaches
+@example(kernel=(3, 3), dilation=2, padding=(5, 1), rest=(2, 3))  # further on one side
+@settings(max_examples=12)
+def test_depthwise_conv_pads_by_what_it_is_told_and_so_do_its_gradients(kernel, dilation, padding, rest):
+    """From none to more than the kernel reaches, where taps see padding alone."""
+    reach = [dilation * (k - 1) for k in kernel]
+    size = [max(1, r + more - 2 * p) for r, more, p in zip(reach, rest, padding, strict=True)]
+    x, weights = draw(2, *size, 3), draw(*kernel, 3)
+    for got, expected in depthwise_with_gradients(x, weights, dilation, padding):
+        np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
 def sum_of_shifts(x, kernel, dilation):

@@ -85,14 +85,16 @@ def _bands_forward(logits, labels, align_corners, average):
         exponentials = jnp.exp(full - largest)
         sums = exponentials.sum(-1, keepdims=True)
         losses = (jnp.log(sums) + largest)[..., 0] - jnp.where(hot, full, 0).sum(-1)
-        right += ((jnp.argmax(full, -1) == labels) & valid).sum(dtype=jnp.int32)
+        right += ((jnp.argmax(full, -1) == labels) & valid).sum((1, 2), dtype=jnp.int32)
         dfull = jnp.where(valid[..., None], exponentials / sums - hot, 0)
-        return (loss + jnp.where(valid, losses, 0).sum(), right, slope + product("yh,nyxk->nhxk", rows, dfull)), None
+        loss += jnp.where(valid, losses, 0).sum((1, 2))
+        return (loss, right, slope + product("yh,nyxk->nhxk", rows, dfull)), None
 
-    start = jnp.zeros((), logits.dtype), jnp.zeros((), jnp.int32), jnp.zeros_like(wide)
+    # An image's each, for images may be on several devices: a sum over all in every turn would be one over devices.
+    start = jnp.zeros(n, logits.dtype), jnp.zeros(n, jnp.int32), jnp.zeros_like(wide)
     (loss, right, slope), _ = lax.scan(step, start, (rows, bands))
-    accuracy = 100 * (right + _EPS) / ((labels != IGNORE).sum() + _EPS)
-    return (loss * scale, accuracy), product("xw,nhxk->nhwk", columns, slope) * scale
+    accuracy = 100 * (right.sum() + _EPS) / ((labels != IGNORE).sum() + _EPS)
+    return (loss.sum() * scale, accuracy), product("xw,nhxk->nhwk", columns, slope) * scale
 
 
 def _bands_backward(align_corners, average, slope, cotangents):

@@ -24,6 +24,7 @@ def test_float64_is_the_same_on_any_mesh(meshes):
     for name, difference in compare("float64", *meshes).items():
         assert difference["update"] < 1e-9, name
         assert difference["first_loss"] < 1e-12, name
+        assert difference["exchanging_loops"] == 0, name
 
 
 @pytest.mark.slow
@@ -35,3 +36,4 @@ def test_float32_differs_no_more_than_a_permuted_batch():
             if name.startswith(f"groups {groups}, mesh"):
                 assert difference["update"] < 3 * scale, name
                 assert difference["first_loss"] < 1e-6, name
+                assert difference["exchanging_loops"] == 0, name

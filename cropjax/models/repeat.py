@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from cropjax.errors import UserError
+from cropjax.ops.order import scan
 
 EVERYTHING, CONVOLUTIONS, INPUTS = KEEP = ("everything", "convolutions", "inputs")
 _POLICIES = {
@@ -48,7 +48,7 @@ def repeat(blocks, x, call, *each, keep):
         x, stats = turn(x, turns[0])
         stats = [stats]
     else:
-        x, stats = lax.scan(turn, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *turns))
+        x, stats = scan(turn, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *turns))
         stats = [jax.tree.map(lambda stat, i=i: stat[i], stats) for i in range(len(blocks))]
     for block, moved in zip(blocks, stats, strict=True):
         nnx.update(block, moved)

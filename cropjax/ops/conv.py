@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cropjax.ops.order import scan
 from cropjax.ops.pad import pad
 from cropjax.ops.plain import is_plain
 from cropjax.ops.product import product
@@ -74,11 +75,11 @@ def _dense_kernel_gradient(x, dy, taps, stride, dilation, padding):
     dy = lax.optimization_barrier(dy.reshape(-1, o).T)
     span = (n, stride * (h - 1) + 1, stride * (w - 1) + 1, i)
 
-    def column(kx):
+    def column(_, kx):
         seen = (lax.dynamic_slice(x, (0, dilation * ky, dilation * kx, 0), span) for ky in range(taps[0]))
-        return jnp.stack([dy @ part[:, ::stride, ::stride].reshape(-1, i) for part in seen])
+        return None, jnp.stack([dy @ part[:, ::stride, ::stride].reshape(-1, i) for part in seen])
 
-    return lax.map(column, jnp.arange(taps[1])).transpose(1, 0, 3, 2)  # [kx,ky,o,i] -> [ky,kx,i,o]
+    return scan(column, None, jnp.arange(taps[1]))[1].transpose(1, 0, 3, 2)  # [kx,ky,o,i] -> [ky,kx,i,o]
 
 
 _dense.defvjp(_dense_forward, _dense_backward)

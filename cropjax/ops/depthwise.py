@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cropjax.ops.order import once
+from cropjax.ops.order import once, scan
 from cropjax.ops.pad import pad
 from cropjax.ops.plain import is_plain
 
@@ -76,12 +76,12 @@ def _kernel_gradient(x, spread, kernel, dilation):
     loop, other = (1, 2) if kernel.shape[0] > kernel.shape[1] else (2, 1)
 
     def line(start):
-        def tap(k):
+        def tap(_, k):
             part = lax.slice_in_dim(spread, start, start + x.shape[other], axis=other)
             part = lax.dynamic_slice_in_dim(part, k * dilation, x.shape[loop], loop)
-            return jnp.sum(part.astype(kernel.dtype) * x, (0, 1, 2))
+            return None, jnp.sum(part.astype(kernel.dtype) * x, (0, 1, 2))
 
-        return lax.map(tap, jnp.arange(kernel.shape[loop - 1])[::-1])
+        return scan(tap, None, jnp.arange(kernel.shape[loop - 1])[::-1])[1]
 
     starts = dilation * np.arange(kernel.shape[other - 1])[::-1]
     return jnp.stack([line(start) for start in starts], other - 1)

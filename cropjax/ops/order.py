@@ -1,9 +1,10 @@
-"""What XLA's CPU compiler must not do too early or twice. It drops `lax.optimization_barrier` before it does either."""
+"""What XLA must not do on a CPU: too early, twice, or in no order. It drops `lax.optimization_barrier` before any."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
@@ -36,3 +37,13 @@ def once(function):
             return program(*arguments)
 
     return call
+
+
+def scan(turn, start, operands):
+    """`lax.scan`, written out on a CPU of several devices.
+
+    There XLA begins sums over devices in the program's order but takes a loop for begun before its turns are. Another
+    sum beside a loop that sums then comes first on some devices and last on others, and they wait for each other.
+    """
+    several = jax.default_backend() == "cpu" and jax.device_count() > 1
+    return lax.scan(turn, start, operands, unroll=several)

@@ -12,11 +12,12 @@ import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tiny import tiny_config
 
-from cropjax import losses
+import cropjax.losses
 from cropjax.config import build_augment, build_model, build_optimizer, build_source
 from cropjax.data.pipeline import train_batches
 from cropjax.sharding import place_batch
@@ -65,6 +66,17 @@ def exchanging_loops(text):
     return sum(map(exchanges, re.findall(r" while\(.*body=%([\w.-]+)", text)))
 
 
+def summing_loop():
+    """A program that sums over all devices in each turn of a loop, compiled."""
+    n = jax.device_count()
+    split = NamedSharding(jax.make_mesh((n,), ("data",), (AxisType.Auto,)), PartitionSpec("data"))
+
+    def program(x):
+        return jax.lax.fori_loop(0, 9, lambda _, total: jnp.cos(total * x).sum(), jnp.ones((), x.dtype))
+
+    return jax.jit(program).lower(jax.ShapeDtypeStruct((n,), jnp.float32, sharding=split)).compile()
+
+
 def distance(run, reference):
     """Largest relative difference of a tensor's update (floor 1e-12), where, and of the first step's loss."""
     (losses, moved, text), (reference_losses, expected, _) = run, reference
@@ -81,7 +93,8 @@ def distance(run, reference):
 def main(dtype, meshes):
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # each program runs five times only
-    losses.BAND_BYTES = 2**15  # several bands of even these maps
+    cropjax.losses.BAND_BYTES = 2**15  # several bands of even these maps
+    assert exchanging_loops(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}
     for groups in (1, 4):
         config = tiny_config()

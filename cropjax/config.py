@@ -87,7 +87,7 @@ def defaults(network):
     data.crop_size = (512, 1024)
     data.cat_max_ratio = 0.75
     data.flip = 0.5
-    data.photometric = True
+    data.photometric = "host"  # where colours are distorted: "host", "device" (inside the step) or "off"
     data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
@@ -200,3 +200,12 @@ def build_augment(config):
         flip=c.flip,
         photometric=c.photometric,
     )
+
+
+def example_form(config, size=None):
+    """What `build_augment` makes of a record, {name: (shape, dtype)}; `size` is the crop's unless given."""
+    size = tuple(size or config.data.crop_size)
+    form = {"image": ((*size, 3), np.uint8), "label": (size, np.uint8), "size": ((2,), np.int32)}
+    if config.data.photometric == "device":
+        form["distortion"] = ((5,), np.float32)
+    return form

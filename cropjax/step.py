@@ -12,6 +12,7 @@ from flax import nnx
 
 from cropjax.losses import resized_cross_entropy
 from cropjax.ops.normalize import normalize
+from cropjax.ops.photometric import distort
 from cropjax.sharding import replicated, split_rows
 
 
@@ -78,9 +79,13 @@ def make_train_step(graph, direction, schedule, config, mesh):
     base_key = jax.random.key(config.seed)
 
     def step(state, batch):
+        pixels = batch["image"]
+        if "distortion" in batch:
+            pixels = distort(pixels, batch["distortion"])
+
         def loss(params):
             model = merge_model(graph, {"params": params, "batch_stats": state["batch_stats"]})
-            images = split_rows(normalize(batch["image"], batch["size"], dtype), mesh)
+            images = split_rows(normalize(pixels, batch["size"], dtype), mesh)
             total, parts = segmentation_loss(
                 model,
                 images,

@@ -9,7 +9,7 @@ from clu import parameter_overview
 
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
-from cropjax.config import build_augment, build_model, build_optimizer, build_source, label_set
+from cropjax.config import build_augment, build_model, build_optimizer, build_source, example_form, label_set
 from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import UserError
@@ -64,9 +64,7 @@ def initial_weights(weights, config, say):
 
 def check_step(train_step, template, config, mesh):
     """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
-    size = tuple(config.data.crop_size)
-    forms = dict(image=((*size, 3), np.uint8), label=(size, np.uint8), size=((2,), np.int32))
-    train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **forms))
+    train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **example_form(config)))
 
 
 def train(config, workdir):

@@ -5,6 +5,7 @@ import math
 import jax
 
 from cropjax.config import DTYPES, LABELS, NETWORKS, OPTIMIZERS, defaults
+from cropjax.data.transforms import PHOTOMETRIC
 from cropjax.errors import UserError
 from cropjax.losses import AVERAGES
 from cropjax.models.mit import HEADS
@@ -145,6 +146,7 @@ def _check_the_rest(config, fields):
     data, train, ev = config.data, config.train, config.eval
     fields.one_of(AVERAGES, "loss.average")
     fields.one_of(LABELS, "data.source")
+    fields.one_of(PHOTOMETRIC, "data.photometric")
     fields.one_of(DTYPES, "train.dtype", "eval.dtype")
     fields.one_of(PARTS, "init_parts")
     fields.one_of(MODES, "eval.modes")

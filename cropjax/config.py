@@ -12,8 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cropjax import optim
-from cropjax.data.labels import CAMVID, CITYSCAPES
-from cropjax.data.sources import CamVid, Cityscapes, InMemory
+from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
+from cropjax.data.sources import CamVid, Cityscapes, Comma10k, InMemory
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
 from cropjax.errors import UserError
@@ -33,7 +33,7 @@ from cropjax.models.segnext import LightHamHead
 NETWORKS = ("pspnet", "deeplabv3plus", "segformer", "segnext")
 # The fields of `optim` that one optimiser has and another does not.
 OPTIMIZERS = {"sgd": dict(momentum=0.9), "adamw": dict(betas=(0.9, 0.999), eps=1e-8)}
-LABELS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "streets": CITYSCAPES}
+LABELS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "comma10k": COMMA10K, "streets": CITYSCAPES}
 DTYPES = ("float32", "bfloat16", "float64")  # float64 needs JAX_ENABLE_X64, for checks
 
 
@@ -185,6 +185,8 @@ def build_source(config, split):
             source = Cityscapes(root, name)
         case "camvid":
             source = CamVid(root, name)
+        case "comma10k":
+            source = Comma10k(root, name)
     return InMemory(source) if split == "train" and c.in_memory else source
 
 

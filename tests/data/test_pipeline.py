@@ -43,7 +43,7 @@ augment = functools.partial(
     crop_size=(9, 11),
     cat_max_ratio=0.75,
     flip=0.5,
-    photometric=True,
+    photometric="host",
 )
 
 

@@ -23,6 +23,12 @@ def run(command):
     app.run(lambda _: _guarded(_start, command), flags_parser=lambda argv: _guarded(_parse, argv))
 
 
+def run_without_config(command):
+    """As `run`, for a command whose flags say all: calls `command()`."""
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda _: _guarded(command), flags_parser=lambda argv: _guarded(_parse_flags, argv))
+
+
 def _guarded(function, *args):
     try:
         return function(*args)
@@ -35,6 +41,16 @@ def _guarded(function, *args):
     except KeyboardInterrupt:
         print("cropjax: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _parse_flags(argv):
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from error
+    if len(rest) > 1 or CONFIG.present or WORKDIR.present:
+        raise UserError(f"cannot use {' '.join(argv[1:])}: this command has flags of its own, see --help")
+    return rest
 
 
 def _parse(argv):

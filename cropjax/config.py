@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cropjax import optim
 from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
-from cropjax.data.sources import CamVid, Cityscapes, Comma10k, InMemory
+from cropjax.data.sources import FILES, InMemory
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
 from cropjax.errors import UserError
@@ -177,16 +177,15 @@ def build_source(config, split):
     """The records of `split`, "train" or "eval"."""
     c = config.data
     name = c[f"{split}_split"]
-    root = Path(c.root or Path(os.environ.get("CROPJAX_DATA", "data"), c.source))
-    match c.source:
-        case "streets":
-            source = Streets(name, c.streets[f"{split}_count"], tuple(c.streets.size), c.streets.seed)
-        case "cityscapes":
-            source = Cityscapes(root, name)
-        case "camvid":
-            source = CamVid(root, name)
-        case "comma10k":
-            source = Comma10k(root, name)
+    root = Path(c.root or Path(os.environ.get("CROPJAX_DATA", "data"), c.source)).expanduser()
+    if c.source == "streets":
+        source = Streets(name, c.streets[f"{split}_count"], tuple(c.streets.size), c.streets.seed)
+    elif (root / "dataset_info.json").is_file():
+        from cropjax.data.store import open_tfds  # slow to import
+
+        source = open_tfds(root, name, c.source, LABELS[c.source])
+    else:
+        source = FILES[c.source](root, name)
     return InMemory(source) if split == "train" and c.in_memory else source
 
 

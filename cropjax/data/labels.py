@@ -82,3 +82,5 @@ CAMVID, COMMA10K = (
 CITYSCAPES_TRAIN_ID = np.full(256, IGNORE, np.uint8)
 CITYSCAPES_TRAIN_ID[[label_id for _, label_id, _ in _CITYSCAPES]] = np.arange(len(_CITYSCAPES))
 CITYSCAPES_TRAIN_ID.flags.writeable = False
+# What a file of label ids may hold -> train id.
+CITYSCAPES_IDS = {value: int(CITYSCAPES_TRAIN_ID[value]) for value in (*range(34), IGNORE)}

@@ -116,7 +116,7 @@ def eval_batches(
     indices = range(process_index, len(source), process_count)
     waiting: dict[tuple, list[dict]] = {}
     yielded = 0
-    for record in _ahead(lambda index: _at_scale(source[index], scale), indices):
+    for record in ahead(lambda index: _at_scale(source[index], scale), indices):
         shapes = record["image"].shape, record["label"].shape
         group = waiting.setdefault(shapes, [])
         group.append(record)
@@ -150,7 +150,7 @@ def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:
     return {"image": image, "label": label, "names": [record["name"] for record in records]}
 
 
-def _ahead(load: Callable[[int], dict], indices: Iterable[int], depth: int = 2) -> Iterator[dict]:
+def ahead(load: Callable[[int], dict], indices: Iterable[int], depth: int = 2) -> Iterator[dict]:
     """load(i) for each i in order, `depth` of them at work while the consumer is."""
     pool = concurrent.futures.ThreadPoolExecutor(depth, thread_name_prefix="eval-batches")
     pending: collections.deque[concurrent.futures.Future] = collections.deque()

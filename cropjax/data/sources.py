@@ -12,7 +12,7 @@ import numpy as np
 
 from cropjax.data import archives
 from cropjax.data.files import Colours, Ids, read_image
-from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID, COMMA10K, IGNORE, LabelSet
+from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_IDS, COMMA10K, IGNORE, LabelSet
 from cropjax.errors import UserError
 
 _NO_DATA = "--config.data.source=streets runs without any data"
@@ -62,13 +62,13 @@ class Cityscapes(PairedFiles):
         label_files = _list_or_unzip(root, "gtFine", split, "*/*_gtFine_label*.png")
         as_train_ids = _by_stem(_ending(label_files, "_labelTrainIds.png"), "_gtFine_labelTrainIds")
         if images.keys() <= as_train_ids.keys():
-            labels, values = as_train_ids, range(CITYSCAPES.num_classes)
-            train_id = {value: value for value in values}
+            labels = as_train_ids
+            train_id = {value: value for value in (*range(CITYSCAPES.num_classes), IGNORE)}
         else:
             labels = _by_stem(_ending(label_files, "_labelIds.png"), "_gtFine_labelIds")
-            train_id = {value: int(CITYSCAPES_TRAIN_ID[value]) for value in range(34)}
+            train_id = CITYSCAPES_IDS
         files = _pair(images, labels, root / "gtFine" / split)
-        super().__init__(files, CITYSCAPES, Ids(train_id | {IGNORE: IGNORE}))
+        super().__init__(files, CITYSCAPES, Ids(train_id))
 
 
 class CamVid(PairedFiles):
@@ -97,6 +97,9 @@ class Comma10k(PairedFiles):
         images, labels = (_by_stem(_list(root, folder, "*.png", _GET_COMMA10K)) for folder in ("imgs", "masks"))
         files = [pair for pair in _pair(images, labels, root / "masks") if pair[0].endswith("9") == (split == "val")]
         super().__init__(files, COMMA10K, Colours(COMMA10K.palette))
+
+
+FILES = {"cityscapes": Cityscapes, "camvid": CamVid, "comma10k": Comma10k}
 
 
 class InMemory:

@@ -217,17 +217,17 @@ def whole(tmp_path_factory):
     Image.fromarray(pixels).save(folder / "image.jpg")
     Image.fromarray(pixels).save(folder / "progressive.jpg", progressive=True)
     Image.fromarray(pixels[..., 0]).save(folder / "label.png")
-    files = [
+    whole_files = [
         ((folder / name).read_bytes(), files.read_values if name == "label.png" else files.read_image)
         for name in ("image.png", "image.jpg", "progressive.jpg", "label.png")
     ]
-    return files, folder / "part"
+    return whole_files, folder / "part"
 
 
 @given(data=st.data())
 def test_every_truncation_is_an_error(whole, data):
-    files, path = whole
-    content, read = data.draw(st.sampled_from(files))
+    whole_files, path = whole
+    content, read = data.draw(st.sampled_from(whole_files))
     path.write_bytes(content)
     assert read(path).shape[:2] == (32, 48)
     lost = data.draw(st.integers(1, 20) | st.integers(1, len(content)))

@@ -90,6 +90,8 @@ def defaults(network):
     data.photometric = "host"  # where colours are distorted: "host", "device" (inside the step) or "off"
     data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each
+    data.on_error = "stop"  # at a file that cannot be read; or "skip" it, count it and say so
+    data.patience = 60.0  # seconds without a batch that are an error
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
     # rules: (text in upstream's name, factor of the learning rate, factor of the weight decay); optim.py says how.

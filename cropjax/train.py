@@ -1,6 +1,7 @@
 """The training loop, read from top to bottom in the order in which it happens."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_augment, build_model, build_optimizer, build_source, example_form, label_set
 from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.pipeline import train_batches
+from cropjax.data.prefetch import Prefetch
 from cropjax.errors import UserError
 from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
 from cropjax.host_memory import StepMemory
@@ -65,6 +67,12 @@ def initial_weights(weights, config, say):
 def check_step(train_step, template, config, mesh):
     """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
     train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **example_form(config)))
+
+
+def place(batch, mesh):
+    """A batch on the devices of `mesh`, and how many records were passed over for it."""
+    skipped = int(batch.pop("skipped", np.int32(0)).sum())
+    return place_batch(batch, mesh), skipped
 
 
 def train(config, workdir):
@@ -126,16 +134,21 @@ def train(config, workdir):
         f"{jax.devices()[0].device_kind}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
     )
     writer = create_writer(workdir, first_step=start, enabled=first_process)
-    batches = train_batches(
-        train_source,
-        build_augment(config),
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=config.data.workers,
-        threads=config.data.threads,
+    batches = Prefetch(
+        train_batches(
+            train_source,
+            build_augment(config),
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            start_step=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=config.data.workers,
+            threads=config.data.threads,
+            on_error=config.data.on_error,
+        ),
+        partial(place, mesh=mesh),
+        patience=config.data.patience,
     )
     scores, prior, window, window_start, window_time = None, None, None, start, 0.0
 
@@ -174,7 +187,7 @@ def train(config, workdir):
             for step in range(start + 1, total + 1):
                 if step == start + 1:
                     with progress.pause():  # no rate should count it
-                        batch = place_batch(next(batches), mesh)
+                        batch, skipped = next(batches)
                         train_step = train_step.lower(state, batch).compile()
                         memory = StepMemory(train_step)
                         say(f"first step starts after {time.monotonic() - began:.1f} s")
@@ -182,7 +195,8 @@ def train(config, workdir):
                         memory.give_back()
                     say(f"first step done after {time.monotonic() - began:.1f} s")
                 else:
-                    batch = place_batch(next(batches), mesh)
+                    batch, passed = next(batches)
+                    skipped += passed
                     # A step waits for nothing that comes from the host or goes to it, but for its batch.
                     with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
                         state, report = train_step(state, batch)
@@ -200,6 +214,8 @@ def train(config, workdir):
                     seconds, window_time = progress.elapsed - window_time, progress.elapsed
                     if steps:
                         values["images_per_second"] = steps * config.train.batch_size / seconds
+                    if config.data.on_error == "skip":
+                        values["skipped"] = skipped
                     writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
                     progress.line(step, loss=values["loss"], lr=values["lr"])
                 else:

@@ -5,6 +5,7 @@ import math
 import jax
 
 from cropjax.config import DTYPES, LABELS, NETWORKS, OPTIMIZERS, defaults
+from cropjax.data.pipeline import ON_ERROR
 from cropjax.data.transforms import PHOTOMETRIC
 from cropjax.errors import UserError
 from cropjax.losses import AVERAGES
@@ -147,6 +148,7 @@ def _check_the_rest(config, fields):
     fields.one_of(AVERAGES, "loss.average")
     fields.one_of(LABELS, "data.source")
     fields.one_of(PHOTOMETRIC, "data.photometric")
+    fields.one_of(ON_ERROR, "data.on_error")
     fields.one_of(DTYPES, "train.dtype", "eval.dtype")
     fields.one_of(PARTS, "init_parts")
     fields.one_of(MODES, "eval.modes")
@@ -166,6 +168,7 @@ def _check_the_rest(config, fields):
     fields.between(0, math.inf, "loss.auxiliary_weight")
     fields.between(0, 1, "data.cat_max_ratio", "data.flip")
     fields.between(0.01, 100, "data.ratio_range")
+    fields.between(0.1, math.inf, "data.patience")
 
     if data.ratio_range[0] > data.ratio_range[1]:
         raise UserError(f"data.ratio_range = {data.ratio_range} must go from small to large")

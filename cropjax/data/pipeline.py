@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from cropjax.data import transforms
 from cropjax.data.labels import IGNORE
 from cropjax.errors import UserError
 
+ON_ERROR = ("stop", "skip")
 _WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's RuntimeError begins
 
 
@@ -42,6 +43,7 @@ def train_batches(
     process_count: int = 1,
     workers: int = 0,
     threads: int = 4,
+    on_error: str = "stop",
 ) -> Iterator[dict]:
     """This process's part of the global batches start_step, start_step + 1, ... without end.
 
@@ -51,7 +53,8 @@ def train_batches(
     (and `source` and `augment` must be picklable).
 
     Batches are what `augment` returns, stacked: {"image", "label", "size"}. A `UserError` of the source comes out
-    of `next`, whichever thread or process met it.
+    of `next`, whichever thread or process met it. With `on_error` "skip" the next record that can be read takes the
+    place of one that cannot, a line in the log says so, and "skipped", int32 [n], how many were passed over.
     """
     if batch_size % process_count:
         raise UserError(
@@ -59,7 +62,8 @@ def train_batches(
         )
     # Grain shuffles epoch e with seed + e: without the hash, seed 0's second epoch would be seed 1's first.
     shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    examples = grain.MapDataset.source(source).shuffle(shuffle_seed).repeat().random_map(augment, seed=augment_seed)
+    make = _Examples(source, augment, on_error)
+    examples = grain.MapDataset.range(len(source)).shuffle(shuffle_seed).repeat().random_map(make, seed=augment_seed)
     # The remainder of an endless sequence is nothing, but keeping it overflows grain's length for a batch of 1.
     parts = examples.batch(batch_size // process_count, drop_remainder=True)
     batches = parts[process_index::process_count][start_step:].to_iter_dataset(
@@ -71,6 +75,25 @@ def train_batches(
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
     return _closing(iter(batches))
+
+
+class _Examples:
+    """The example of the record of an index."""
+
+    def __init__(self, source: Source, augment: Callable, on_error: str):
+        self._source, self._augment, self._on_error = source, augment, on_error
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict:
+        if self._on_error == "stop":
+            return self._augment(self._source[index], rng)
+        for skipped in range(len(self._source)):
+            try:
+                example = self._augment(self._source[(index + skipped) % len(self._source)], rng)
+            except UserError as error:
+                logging.warning("data.on_error = skip: %s", error)
+            else:
+                return example | {"skipped": np.int32(skipped)}
+        raise UserError("data.on_error = skip: not one record can be read; set it to stop to see why")
 
 
 def _check_main_is_guarded() -> None:

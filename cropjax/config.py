@@ -76,7 +76,11 @@ def defaults(network):
     model.norm = dict(groups=1, momentum=0.9, eps=1e-5)
 
     cnn = network in ("pspnet", "deeplabv3plus")
-    config.loss = dict(average="all", auxiliary_weight=0.4 if cnn else 0.0)  # 0 builds no auxiliary head
+    config.loss = loss = ConfigDict()
+    loss.average = "all"  # or "valid": the pixels that the loss is divided by
+    loss.auxiliary_weight = 0.4 if cnn else 0.0  # 0 builds no auxiliary head
+    # Weights of the classes: numbers, or by how often they occur in the training split ("log" or "median").
+    loss.class_weights, loss.balance = (), "none"
 
     config.data = data = ConfigDict()
     data.source = "cityscapes"
@@ -87,6 +91,7 @@ def defaults(network):
     data.crop_size = (512, 1024)
     data.cat_max_ratio = 0.75
     data.flip = 0.5
+    data.repeat_rare = 0.0  # images of classes that fewer than this share of the images have come more often
     data.photometric = "host"  # where colours are distorted: "host", "device" (inside the step) or "off"
     data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each

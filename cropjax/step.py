@@ -56,15 +56,22 @@ def abstract_state(weights, direction, mesh):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
 
 
-def segmentation_loss(model, images, labels, *, key, align_corners, average, auxiliary_weight, in_bands=True):
+def segmentation_loss(
+    model, images, labels, *, key, align_corners, average, auxiliary_weight, weights=(), in_bands=True
+):
     """Loss of `model` in training on normalised `images` [n,h,w,3]: (total, {name: part}).
 
     Both heads' logits are resized to the labels; the auxiliary loss is weighted inside its part, as upstream logs it.
-    `in_bands`: see `resized_cross_entropy`.
+    `weights` and `in_bands`: see `resized_cross_entropy`.
     """
     output = model(images, train=True, key=key)
     entropy = partial(
-        resized_cross_entropy, labels=labels, align_corners=align_corners, average=average, in_bands=in_bands
+        resized_cross_entropy,
+        labels=labels,
+        align_corners=align_corners,
+        average=average,
+        weights=weights,
+        in_bands=in_bands,
     )
     decode, accuracy = entropy(output.logits)
     auxiliary = jnp.zeros_like(decode)
@@ -73,8 +80,12 @@ def segmentation_loss(model, images, labels, *, key, align_corners, average, aux
     return decode + auxiliary, {"loss_decode": decode, "loss_auxiliary": auxiliary, "accuracy": accuracy}
 
 
-def make_train_step(graph, direction, schedule, config, mesh):
-    """The jitted `(state, batch) -> (state, TrainMetrics)`; the state is donated."""
+def make_train_step(graph, direction, schedule, config, mesh, class_weights=()):
+    """The jitted `(state, batch) -> (state, TrainMetrics)`; the state is donated.
+
+    `class_weights`, one a class, are those of `config.loss` unless given.
+    """
+    class_weights = class_weights or tuple(config.loss.class_weights)
     dtype = jnp.dtype(config.train.dtype)
     base_key = jax.random.key(config.seed)
 
@@ -94,6 +105,7 @@ def make_train_step(graph, direction, schedule, config, mesh):
                 align_corners=config.model.align_corners,
                 average=config.loss.average,
                 auxiliary_weight=config.loss.auxiliary_weight,
+                weights=class_weights,
                 in_bands=mesh.shape["space"] == 1,
             )
             return total, (parts, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))

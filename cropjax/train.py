@@ -12,6 +12,7 @@ from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_augment, build_model, build_optimizer, build_source, example_form, label_set
 from cropjax.convert import load_torch_state, parts_of
+from cropjax.data.frequencies import class_pixels, class_weights, repeats
 from cropjax.data.pipeline import train_batches
 from cropjax.data.prefetch import Prefetch
 from cropjax.errors import UserError
@@ -101,6 +102,12 @@ def train(config, workdir):
     # ------------------------------------------------------------------------------------------------------ data
     labels = label_set(config)
     train_source, eval_source = build_source(config, "train"), build_source(config, "eval")
+    weights_of_classes, repeated = (), None
+    if config.loss.balance != "none" or config.data.repeat_rare:
+        with Progress(len(train_source), unit="image", label="count classes", enabled=first_process) as counting:
+            pixels = class_pixels(train_source, progress=counting)
+        weights_of_classes = class_weights(pixels, config.loss.balance)
+        repeated = repeats(pixels, config.data.repeat_rare, config.seed)
 
     # -------------------------------------------------------------------------------- network, optimiser, functions
     if config.eval.best.split("/")[0] not in config.eval.modes:
@@ -108,7 +115,7 @@ def train(config, workdir):
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
     template = abstract_state(weights, direction, mesh)
-    train_step = make_train_step(graph, direction, schedule, config, mesh)
+    train_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes)
     check_step(train_step, template, config, mesh)
     merge = jax.jit(TrainMetrics.merge)
     score = make_score(graph, config, mesh)
@@ -146,6 +153,7 @@ def train(config, workdir):
             workers=config.data.workers,
             threads=config.data.threads,
             on_error=config.data.on_error,
+            repeats=repeated,
         ),
         partial(place, mesh=mesh),
         patience=config.data.patience,

@@ -4,11 +4,14 @@ import contextlib
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from cropjax.benchmark.machine import usable_cores
 from cropjax.benchmark.published import published_size
 from cropjax.benchmark.rivals import RIVALS, command_of, running
+from cropjax.config import build_source
 from cropjax.convert import torch_state, write_safetensors
+from cropjax.data.sources import FILES
 from cropjax.errors import UserError
 from cropjax.models.segnext import EVALUATION_SEED
 from cropjax.ops.nmf import draw_bases
@@ -63,6 +66,31 @@ class Opponents:
                 **RIVALS[name].options | options,
             )
             self.about.setdefault(name, {}).update({k: v for k, v in answer.items() if k != "ready"})
+            yield process
+
+    @contextlib.contextmanager
+    def reader(self, name, root=None):
+        """A rival that reads the training files of the config, or those at `root`, as it would train on them."""
+        c = self._config.data
+        if c.source not in FILES:
+            raise UserError(
+                f"--against {name}: input reads files, and data.source is {c.source!r}: set it, and data.root"
+            )
+        config = ConfigDict(self._config)
+        config.data.root = str(root or c.root)
+        source = build_source(config, "train")
+        if not hasattr(source, "files"):
+            raise UserError(f"--against {name}: data.root is a prepared store: name its files with --rival_root")
+        with running(name, RIVALS[name]) as process:
+            answer = process.ask(
+                "open",
+                pairs=[[str(image), str(label)] for _, image, label in source.files],
+                batch_size=self._config.train.batch_size,
+                cores=usable_cores(),
+                **{field: c[field] for field in ("scale", "ratio_range", "crop_size", "cat_max_ratio", "flip")},
+                photometric=c.photometric == "host",
+            )
+            self.about.setdefault(name, {})["decoding_share"] = answer["decoding_share"]
             yield process
 
     def check(self, programs, batch):

@@ -7,8 +7,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
+import numpy as np
 
 from cropjax.benchmark.machine import Others, peak_bytes
 from cropjax.benchmark.measure import OURS, WARM_UPS, Line, Party, Times, alternate, matrix_peak, timer
@@ -24,7 +26,7 @@ from cropjax.models.repeat import KEEP
 from cropjax.progress import Progress
 from cropjax.validation import MODES
 
-IMAGES_A_ROUND = 16  # of `input`, at least
+IMAGES_A_ROUND = 32  # of `input`, at least
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Session:
     crops: tuple
     batches: tuple
     memory_bytes: float
+    rival_root: Path | None = None
 
     def __post_init__(self):
         self.peaks = {}  # FLOP/s by dtype
@@ -154,18 +157,39 @@ def pipeline(session):
         workers=c.data.workers,
         threads=c.data.threads,
     )
-    count = -(-IMAGES_A_ROUND // c.train.batch_size)
+    # No fewer than are made ahead while another party is timed: the run that does not count takes those.
+    count = max(-(-IMAGES_A_ROUND // c.train.batch_size), 4 * c.data.threads)
+    images = count * c.train.batch_size
 
-    def read(n=count):
-        for _ in itertools.islice(batches, n):
+    def read():
+        for _ in itertools.islice(batches, count):
             pass
 
-    with contextlib.closing(batches), Progress(WARM_UPS + session.rounds, unit="round", label="input") as progress:
-        read(2 * c.data.threads)  # what was made ahead while nobody waited
-        times = alternate({OURS: Party(timer(read), time.process_time)}, session.rounds, progress)
-    images = count * c.train.batch_size
-    what = f"{c.data.source} {_shape(images, session.crop)}"
-    yield Row("input", what, times, values={"images_per_second": images / times.median()})
+    values = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(batches))
+        parties = {OURS: Party(timer(read), time.process_time)}
+        for name in session.opponents.of("input"):
+            process = stack.enter_context(session.opponents.reader(name, session.rival_root))
+            values[f"{name}_decoding_share"] = session.opponents.about[name]["decoding_share"]
+            parties[name] = Party(partial(process.number, "seconds", "read", images=images), process.cpu)
+        with Progress(len(parties) * (WARM_UPS + session.rounds), unit="round", label="input") as progress:
+            times = alternate(parties, session.rounds, progress)
+    values = {"images_per_second": images / times.median(), "decoding_share": _decoding_share(c)} | values
+    yield Row("input", f"{c.data.source} {_shape(images, session.crop)}", times, values=values)
+
+
+def _decoding_share(config, records=16):
+    """How much of an example's time is reading its record, of some in a row on one thread."""
+    source, augment, rng = build_source(config, "train"), build_augment(config), np.random.default_rng(0)
+    loading = whole = 0.0
+    for i in range(records):
+        began = time.perf_counter()
+        record = source[i % len(source)]
+        loading += time.perf_counter() - began
+        augment(record, rng)
+        whole += time.perf_counter() - began
+    return loading / whole
 
 
 def scaling(session):

@@ -25,7 +25,10 @@ _WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's Runti
 
 
 class Source(Protocol):
-    """Records by index: {"image": uint8 [h, w, 3], "label": uint8 [h, w], "name": str}; see `sources`."""
+    """Records by index: {"image": uint8 [h, w, 3], "label": uint8 [h, w], "name": str}; see `sources`.
+
+    An image may be anything with a `shape` that gives an array for `image[rows, columns]`; see `store`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -44,11 +47,13 @@ def train_batches(
     workers: int = 0,
     threads: int = 4,
     on_error: str = "stop",
+    repeats: np.ndarray | None = None,
 ) -> Iterator[dict]:
     """This process's part of the global batches start_step, start_step + 1, ... without end.
 
     `batch_size` is the global one. Process p has the p-th of `process_count` contiguous parts, so that the parts
-    one after the other are the global batch. Every epoch has each record once, and a batch may span two epochs.
+    one after the other are the global batch. Every epoch has each record once, or as often as `repeats` (int [records])
+    says, and a batch may span two epochs.
     `workers` = 0 reads in `threads` threads of this process; otherwise each worker process has as many threads
     (and `source` and `augment` must be picklable).
 
@@ -63,7 +68,8 @@ def train_batches(
     # Grain shuffles epoch e with seed + e: without the hash, seed 0's second epoch would be seed 1's first.
     shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     make = _Examples(source, augment, on_error)
-    examples = grain.MapDataset.range(len(source)).shuffle(shuffle_seed).repeat().random_map(make, seed=augment_seed)
+    indices = grain.MapDataset.source(np.repeat(np.arange(len(source)), 1 if repeats is None else repeats))
+    examples = indices.shuffle(shuffle_seed).repeat().random_map(make, seed=augment_seed)
     # The remainder of an endless sequence is nothing, but keeping it overflows grain's length for a batch of 1.
     parts = examples.batch(batch_size // process_count, drop_remainder=True)
     batches = parts[process_index::process_count][start_step:].to_iter_dataset(
@@ -159,9 +165,8 @@ def eval_batches(
 
 
 def _at_scale(record: dict, scale: tuple[int, int] | None) -> dict:
-    if scale is None:
-        return record
-    return record | {"image": transforms.resize_keep_ratio(record["image"], scale)}
+    image = record["image"][:, :]
+    return record | {"image": image if scale is None else transforms.resize_keep_ratio(image, scale)}
 
 
 def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:

@@ -47,6 +47,10 @@ class PairedFiles:
             )
         return {"image": image, "label": label, "name": name}
 
+    def label(self, index: int) -> np.ndarray:
+        """The record's label, without its image."""
+        return self._read_label(self.files[index][2])
+
 
 class Cityscapes(PairedFiles):
     """leftImg8bit/<split>/<city>/*_leftImg8bit.png with gtFine/<split>/<city>/*_gtFine_*.png (Cordts et al. 2016).

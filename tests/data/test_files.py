@@ -40,6 +40,46 @@ def test_an_alpha_channel_is_dropped(tmp_path):
     np.testing.assert_array_equal(files.read_image(tmp_path / "x.png"), rgb(0))
 
 
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_every_plain_png_is_read_as_opencv_reads_it(tmp_path, interlaced, transparent):
+    """Those that are read by another decoder: 8 bits, colours or grey, with a transparent colour or without."""
+    for pixels in (rgb(0, 33, 17), rgb(0, 33, 17)[..., 0]):
+        path = tmp_path / "x.png"
+        picture = Image.fromarray(pixels)
+        options = {"transparency": tuple(pixels[0, 0].tolist()) if pixels.ndim == 3 else 7} if transparent else {}
+        picture.save(path, **options)
+        if interlaced:
+            write_interlaced(path)
+        expected = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        np.testing.assert_array_equal(files.read_image(path), expected)
+        if pixels.ndim == 2:
+            np.testing.assert_array_equal(files.read_values(path), pixels)
+
+
+def write_interlaced(path):
+    """The PNG again, its rows in Adam7's seven passes."""
+    pixels = np.asarray(Image.open(path))
+    first, data = path.read_bytes(), b""
+    for y, x, dy, dx in (
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ):
+        part = pixels[y::dy, x::dx]
+        data += b"".join(b"\0" + row.tobytes() for row in part) if part.size else b""
+    header = bytearray(first[16:29])
+    header[12] = 1
+    transparent = first.find(b"tRNS")
+    kept = first[transparent - 4 : transparent + 8 + int.from_bytes(first[transparent - 4 : transparent], "big")]
+    parts = chunk(b"IHDR", bytes(header)), kept if transparent > 0 else b"", chunk(b"IDAT", zlib.compress(data))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
+
+
 def test_a_palette_image_has_its_colours(tmp_path):
     picture = Image.fromarray(rgb(0)).quantize(16)
     picture.save(tmp_path / "x.png")

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import torch
 from mmengine.dataset import Compose, pseudo_collate
+from upstream import register_all_modules
 
 LOADING = ({"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"})
 
@@ -51,6 +52,7 @@ class Reader:
     """Batches as fast as they come, with as many workers as there are cores, or none on a single one."""
 
     def __init__(self, pairs, batch_size, cores, **augmentation):
+        register_all_modules(init_default_scope=True)
         self.files = Files(pairs, **augmentation)
         workers = cores if cores > 1 else 0
         self.batches = iter(

@@ -9,6 +9,8 @@ worker processes and threads. Evaluation: each record once, in batches of equal 
 import collections
 import concurrent.futures
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -79,7 +81,8 @@ def train_batches(
         _check_main_is_guarded()
         if not flags.FLAGS.is_parsed():  # grain reads its own flags; outside absl's app.run nobody parses them
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return _closing(iter(batches))
 
 
@@ -106,6 +109,16 @@ def _check_main_is_guarded() -> None:
     # A worker is importing the main module, and that module starts workers.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError("data.workers: a script that uses workers must start under `if __name__ == '__main__':`")
+
+
+def _end_with_parent(worker: int, count: int) -> None:
+    """Run in a worker: one whose parent was killed would otherwise wait for it for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _closing(iterator: Any) -> Iterator[dict]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from cropjax.data.labels import IGNORE
 
+cv2.setNumThreads(1)  # several examples are made at a time, not the rows of one
+
 PHOTOMETRIC = ("host", "device", "off")
 Window = tuple[slice, slice]  # rows and columns
 

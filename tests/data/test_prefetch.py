@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -102,6 +104,31 @@ def test_a_worker_that_hangs_is_an_error_within_seconds_and_is_killed():
     assert time.monotonic() - began < 15
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+PARENT = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from test_prefetch import started
+
+if __name__ == "__main__":
+    batches, worker = started(patience=60.0)
+    print(worker, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(folder=os.path.dirname(__file__)))
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    began = time.monotonic()
+    while os.path.exists(f"/proc/{worker}"):
+        assert time.monotonic() - began < 10
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cropjax import optim
 from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
-from cropjax.data.sources import FILES, InMemory
+from cropjax.data.sources import FILES, InMemory, is_prepared
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
 from cropjax.errors import UserError
@@ -187,7 +187,7 @@ def build_source(config, split):
     root = Path(c.root or Path(os.environ.get("CROPJAX_DATA", "data"), c.source)).expanduser()
     if c.source == "streets":
         source = Streets(name, c.streets[f"{split}_count"], tuple(c.streets.size), c.streets.seed)
-    elif (root / "dataset_info.json").is_file():
+    elif is_prepared(root):
         from cropjax.data.store import open_tfds  # slow to import
 
         source = open_tfds(root, name, c.source, LABELS[c.source])

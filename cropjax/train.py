@@ -105,7 +105,7 @@ def train(config, workdir):
     weights_of_classes, repeated = (), None
     if config.loss.balance != "none" or config.data.repeat_rare:
         with Progress(len(train_source), unit="image", label="count classes", enabled=first_process) as counting:
-            pixels = class_pixels(train_source, progress=counting)
+            pixels = class_pixels(train_source, on_error=config.data.on_error, progress=counting)
         weights_of_classes = class_weights(pixels, config.loss.balance)
         repeated = repeats(pixels, config.data.repeat_rare, config.seed)
 

@@ -4,21 +4,28 @@ import numpy as np
 
 from cropjax.data.labels import IGNORE
 from cropjax.data.pipeline import ahead
+from cropjax.errors import UserError
 
 BALANCES = ("none", "log", "median")
 
 
-def class_pixels(source, *, progress=None, threads=4):
+def class_pixels(source, *, on_error="stop", progress=None, threads=4):
     """How many pixels each class has in each record: int64 [records,k].
 
-    A prepared store knows; of files all labels are read. `progress` is a `Progress` over the records.
+    A prepared store knows; of files all labels are read. `on_error` "skip" counts nothing in a label that cannot be
+    read. `progress` is a `Progress` over the records.
     """
     k = source.labels.num_classes
 
     def count(index):
         if hasattr(source, "pixels"):
             return source.pixels(index)
-        label = source.label(index) if hasattr(source, "label") else source[index]["label"]
+        try:
+            label = source.label(index) if hasattr(source, "label") else source[index]["label"]
+        except UserError:
+            if on_error == "stop":
+                raise
+            return 0
         return np.bincount(label.ravel(), minlength=IGNORE + 1)[:k]
 
     counts = np.zeros((len(source), k), np.int64)
@@ -33,7 +40,7 @@ def class_weights(pixels, balance):
     """Weights of the classes in the loss, float [k], or () for the `balance` "none".
 
     `pixels` int [records,k] as `class_pixels` gives them. "log": 1 / ln(1.02 + share of the labelled pixels), ENet
-    (Paszke et al. 2016, section 4.2). "median": median frequency balancing (Eigen and Fergus 2015, section 4.3.2), a
+    (Paszke et al. 2016). "median": median frequency balancing (Eigen and Fergus 2015), a
     class's frequency being its share of the labelled pixels of the records that it occurs in. A class that never
     occurs weighs 1: no pixel of it is seen.
     """
@@ -54,7 +61,7 @@ def repeats(pixels, threshold, seed):
     """How often each record comes in an epoch, int [records], 1 or more: those with rare classes come again.
 
     `threshold` t: a class in less than the share t of the records asks for sqrt(t / its share) times; a record is asked
-    for by its rarest class. A fraction is a chance, drawn once from `seed`. Gupta et al. 2019 (LVIS), section 4.1.
+    for by its rarest class. A fraction is a chance, drawn once from `seed`. Gupta et al. 2019 (LVIS).
     """
     present = pixels > 0
     share = np.maximum(present.mean(0), 1 / len(pixels))

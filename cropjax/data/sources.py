@@ -106,6 +106,16 @@ class Comma10k(PairedFiles):
 FILES = {"cityscapes": Cityscapes, "camvid": CamVid, "comma10k": Comma10k}
 
 
+def is_prepared(root: Path) -> bool:
+    """Whether there is a TFDS data set at `root`, not files; `UserError` if `prepare` was stopped on its way to one."""
+    partial = root if root.suffix == ".partial" else root.with_name(f"{root.name}.partial")
+    if (partial / "plan.json").is_file() and (root == partial or not root.exists()):
+        raise UserError(
+            f"data.root: {partial} is half prepared; start python -m cropjax.data.prepare again, it goes on there"
+        )
+    return (root / "dataset_info.json").is_file()
+
+
 class InMemory:
     """A source that keeps every record it has given: the second epoch neither reads nor decodes."""
 

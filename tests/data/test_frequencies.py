@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cropjax.data.frequencies import class_pixels, class_weights, repeats
 from cropjax.data.labels import IGNORE, LabelSet
+from cropjax.errors import UserError
 
 # Three records: class 0 everywhere, class 1 in two of them, class 2 in one, class 3 in none.
 PIXELS = np.array([[90, 10, 0, 0], [50, 0, 50, 0], [100, 100, 0, 0]])
@@ -42,6 +43,18 @@ class WithPixels(WithLabels):
 @pytest.mark.parametrize("source", [Drawn, WithLabels, WithPixels])
 def test_class_pixels(source):
     np.testing.assert_array_equal(class_pixels(source()), PIXELS)
+
+
+def test_a_label_that_cannot_be_read_is_counted_as_nothing_if_it_is_to_be_skipped():
+    class Broken(WithLabels):
+        def label(self, index):
+            if index == 1:
+                raise UserError("1.png: truncated")
+            return super().label(index)
+
+    with pytest.raises(UserError, match="truncated"):
+        class_pixels(Broken())
+    np.testing.assert_array_equal(class_pixels(Broken(), on_error="skip"), PIXELS * [[1], [0], [1]])
 
 
 def test_weights_by_logarithm():

@@ -14,7 +14,7 @@ from PIL import Image
 from cropjax.data import prepare as module
 from cropjax.data.labels import CITYSCAPES
 from cropjax.data.prepare import prepare
-from cropjax.data.sources import Cityscapes
+from cropjax.data.sources import Cityscapes, is_prepared
 from cropjax.data.store import open_tfds
 from cropjax.errors import UserError
 
@@ -107,6 +107,9 @@ def test_a_broken_file_stops_it_and_what_was_done_is_kept(tree, tmp_path, monkey
     broken.write_bytes(content)
     with pytest.raises(UserError, match=r"out.partial: was begun from other files"):
         prepare("cityscapes", tree, tmp_path / "out")
+    for root in (tmp_path / "out", tmp_path / "out.partial"):
+        with pytest.raises(UserError, match=r"out.partial is half prepared; start python -m cropjax.data.prepare"):
+            is_prepared(root)
     # The same file again, as far as names, sizes and times tell, goes on where it stopped.
     broken.write_bytes(content[:-30])
     os.utime(broken, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -56,6 +56,15 @@ def abstract_state(weights, direction, mesh):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
 
 
+def network_input(batch, dtype):
+    """The images of a training batch, `dtype` [n,h,w,3]: distorted if the host has left that to the device, normalised.
+
+    Padding is 0.
+    """
+    images = distort(batch["image"], batch["distortion"]) if "distortion" in batch else batch["image"]
+    return normalize(images, batch["size"], dtype)
+
+
 def segmentation_loss(
     model, images, labels, *, key, align_corners, average, auxiliary_weight, weights=(), in_bands=True
 ):
@@ -90,13 +99,9 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=()):
     base_key = jax.random.key(config.seed)
 
     def step(state, batch):
-        pixels = batch["image"]
-        if "distortion" in batch:
-            pixels = distort(pixels, batch["distortion"])
-
         def loss(params):
             model = merge_model(graph, {"params": params, "batch_stats": state["batch_stats"]})
-            images = split_rows(normalize(pixels, batch["size"], dtype), mesh)
+            images = split_rows(network_input(batch, dtype), mesh)
             total, parts = segmentation_loss(
                 model,
                 images,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -16,9 +17,9 @@ from cropjax import commandline
 from cropjax.config import build_augment, build_source, label_set
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import UserError
-from cropjax.ops.normalize import MEAN, STD, normalize
-from cropjax.ops.photometric import distort
+from cropjax.ops.normalize import MEAN, STD
 from cropjax.panels import BACKGROUND, GAP, legend, overlay
+from cropjax.step import network_input
 
 COLUMNS, ROWS = 3, 4  # of a sheet
 WIDEST = 384  # pixels of a crop on a sheet
@@ -34,18 +35,13 @@ def crops(config, step=0):
         start_step=step,
         threads=config.data.threads,
     )
-    seen = jax.jit(_seen)
+    seen = jax.jit(lambda batch: (network_input(batch, jnp.float32) * STD + MEAN + 0.5).astype(jnp.uint8))
     try:
         for batch in batches:
             labels = batch.pop("label")
             yield from zip(np.asarray(seen(batch)), labels, strict=True)
     finally:
         batches.close()
-
-
-def _seen(batch):
-    images = distort(batch["image"], batch["distortion"]) if "distortion" in batch else batch["image"]
-    return (normalize(images, batch["size"]) * STD + MEAN + 0.5).astype("uint8")
 
 
 def sheet(pairs, labels):

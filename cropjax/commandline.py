@@ -3,6 +3,7 @@
 A user's mistake ends in one line and exit status 2, never in a traceback.
 """
 
+import errno
 import re
 import sys
 import traceback
@@ -13,6 +14,7 @@ from ml_collections import config_flags
 
 from cropjax.errors import UserError
 
+OF_THE_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: runs/<name of the config file>.")
 
@@ -35,8 +37,10 @@ def _guarded(function, *args):
     except UserError as error:
         print(f"cropjax: {error}", file=sys.stderr)
         sys.exit(2)
-    except PermissionError as error:
-        print(f"cropjax: {error.filename}: {error.strerror}; name another --workdir or data.root", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in OF_THE_FOLDER:
+            raise
+        print(f"cropjax: {error.filename}: {error.strerror}; mend that, or name another folder", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("cropjax: interrupted", file=sys.stderr)

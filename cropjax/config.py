@@ -8,11 +8,15 @@ import os
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cropjax import optim
+from cropjax.data.frequencies import class_pixels, class_weights, repeats
 from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
+from cropjax.data.pipeline import train_batches
 from cropjax.data.sources import FILES, InMemory, is_prepared
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
@@ -95,7 +99,7 @@ def defaults(network):
     data.photometric = "host"  # where colours are distorted: "host", "device" (inside the step) or "off"
     data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each
-    data.on_error = "stop"  # at a file that cannot be read; or "skip" it, count it and say so
+    data.on_error = "stop"  # at a training file that cannot be read; or "skip" it, count it and say so
     data.patience = 60.0  # seconds without a batch that are an error
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
@@ -207,6 +211,39 @@ def build_augment(config):
         cat_max_ratio=c.cat_max_ratio,
         flip=c.flip,
         photometric=c.photometric,
+    )
+
+
+def build_balance(config, source, progress=None):
+    """What is made of the class frequencies in the training `source`: (weights in the loss, times that records come).
+
+    ((), None) where the config asks for neither. In a run of several processes the first one counts.
+    """
+    rule, rare = config.loss.balance, config.data.repeat_rare
+    if rule == "none" and not rare:
+        return (), None
+    pixels = np.zeros((len(source), source.labels.num_classes), np.int32)
+    if jax.process_index() == 0:
+        pixels[:] = class_pixels(source, on_error=config.data.on_error, progress=progress, threads=config.data.threads)
+    if jax.process_count() > 1:
+        pixels = np.asarray(multihost_utils.broadcast_one_to_all(pixels))
+    return class_weights(pixels, rule), repeats(pixels, rare, config.seed) if rare else None
+
+
+def build_batches(config, source, *, start_step=0, repeats=None):
+    """This process's batches of training, from that of step `start_step` + 1 on."""
+    return train_batches(
+        source,
+        build_augment(config),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+        threads=config.data.threads,
+        on_error=config.data.on_error,
+        repeats=repeats,
     )
 
 

@@ -7,13 +7,20 @@ from pathlib import Path
 import jax
 import numpy as np
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
-from cropjax.config import build_augment, build_model, build_optimizer, build_source, example_form, label_set
+from cropjax.config import (
+    build_balance,
+    build_batches,
+    build_model,
+    build_optimizer,
+    build_source,
+    example_form,
+    label_set,
+)
 from cropjax.convert import load_torch_state, parts_of
-from cropjax.data.frequencies import class_pixels, class_weights, repeats
-from cropjax.data.pipeline import train_batches
 from cropjax.data.prefetch import Prefetch
 from cropjax.errors import UserError
 from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
@@ -70,6 +77,11 @@ def check_step(train_step, template, config, mesh):
     train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **example_form(config)))
 
 
+def sum_over_processes(number):
+    """Of an int of each process; all of them call it."""
+    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).sum())
+
+
 def place(batch, mesh):
     """A batch on the devices of `mesh`, and how many records were passed over for it."""
     skipped = int(batch.pop("skipped", np.int32(0)).sum())
@@ -102,16 +114,15 @@ def train(config, workdir):
     # ------------------------------------------------------------------------------------------------------ data
     labels = label_set(config)
     train_source, eval_source = build_source(config, "train"), build_source(config, "eval")
-    weights_of_classes, repeated = (), None
-    if config.loss.balance != "none" or config.data.repeat_rare:
-        with Progress(len(train_source), unit="image", label="count classes", enabled=first_process) as counting:
-            pixels = class_pixels(train_source, on_error=config.data.on_error, progress=counting)
-        weights_of_classes = class_weights(pixels, config.loss.balance)
-        repeated = repeats(pixels, config.data.repeat_rare, config.seed)
 
     # -------------------------------------------------------------------------------- network, optimiser, functions
     if config.eval.best.split("/")[0] not in config.eval.modes:
         raise UserError(f"eval.best = {config.eval.best!r} is not a score of eval.modes = {tuple(config.eval.modes)}")
+    with Progress(len(train_source), unit="image", label="count classes", enabled=first_process) as counting:
+        weights_of_classes, repeats = build_balance(config, train_source, counting)
+    if weights_of_classes:
+        shown = zip(labels.names, weights_of_classes, strict=True)
+        say(f"class weights: {', '.join(f'{name} {weight:.3f}' for name, weight in shown)}")
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
     template = abstract_state(weights, direction, mesh)
@@ -142,19 +153,7 @@ def train(config, workdir):
     )
     writer = create_writer(workdir, first_step=start, enabled=first_process)
     batches = Prefetch(
-        train_batches(
-            train_source,
-            build_augment(config),
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            start_step=start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            workers=config.data.workers,
-            threads=config.data.threads,
-            on_error=config.data.on_error,
-            repeats=repeated,
-        ),
+        build_batches(config, train_source, start_step=start, repeats=repeats),
         partial(place, mesh=mesh),
         patience=config.data.patience,
     )
@@ -223,7 +222,7 @@ def train(config, workdir):
                     if steps:
                         values["images_per_second"] = steps * config.train.batch_size / seconds
                     if config.data.on_error == "skip":
-                        values["skipped"] = skipped
+                        values["skipped"], skipped = sum_over_processes(skipped), 0
                     writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
                     progress.line(step, loss=values["loss"], lr=values["lr"])
                 else:

@@ -171,7 +171,7 @@ def _check_the_rest(config, fields):
     fields.between(0, math.inf, "loss.auxiliary_weight")
     fields.between(0, 1, "data.cat_max_ratio", "data.flip", "data.repeat_rare")
     fields.between(0.01, 100, "data.ratio_range")
-    fields.between(0.1, math.inf, "data.patience")
+    fields.between(0.1, 1e6, "data.patience")
 
     weights, classes = config.loss.class_weights, LABELS[data.source].num_classes
     if weights and config.loss.balance != "none":

@@ -54,9 +54,10 @@ def benchmark(config, workdir):
     programs, rows = Programs(config), []
     here = machine.describe()
     with tempfile.TemporaryDirectory() as folder:
-        opponents = Opponents(rivals, programs, Path(folder))
+        reading_only = set(suites) == {"input"}
+        opponents = Opponents(rivals, programs, Path(folder), reading_only=reading_only)
         print(machine.one_line(here), flush=True)
-        if set(suites) != {"input"}:
+        if not reading_only:
             opponents.check(programs, programs.batch(FORWARD_BATCH.value, tuple(config.data.crop_size)))
         session = measured.Session(
             programs,

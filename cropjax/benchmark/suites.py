@@ -12,14 +12,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cropjax.benchmark.machine import Others, peak_bytes
+from cropjax.benchmark.machine import Others, peak_bytes, usable_cores
 from cropjax.benchmark.measure import OURS, WARM_UPS, Line, Party, Times, alternate, matrix_peak, timer
 from cropjax.benchmark.opponents import Opponents
 from cropjax.benchmark.programs import Programs, count_flop
 from cropjax.benchmark.report import Row
 from cropjax.benchmark.startup import first_dispatch, self_contained, without_cache
-from cropjax.config import build_augment, build_source
-from cropjax.data.pipeline import train_batches
+from cropjax.config import build_augment, build_batches, build_source
 from cropjax.errors import UserError
 from cropjax.inference import window_starts
 from cropjax.models.repeat import KEEP
@@ -149,16 +148,11 @@ def evaluation(session):
 
 def pipeline(session):
     c = session.config
-    batches = train_batches(
-        build_source(c, "train"),
-        build_augment(c),
-        seed=c.seed,
-        batch_size=c.train.batch_size,
-        workers=c.data.workers,
-        threads=c.data.threads,
-    )
-    # No fewer than are made ahead while another party is timed: the run that does not count takes those.
-    count = max(-(-IMAGES_A_ROUND // c.train.batch_size), 4 * c.data.threads)
+    source = build_source(c, "train")
+    batches = build_batches(c, source)
+    # No fewer than a party makes ahead while another is timed: the run that does not count takes those.
+    ahead = (2 * c.data.threads + 2) * max(c.data.workers, 1), 2 * usable_cores()
+    count = max(-(-IMAGES_A_ROUND // c.train.batch_size), 2 * max(ahead))
     images = count * c.train.batch_size
 
     def read():
@@ -175,21 +169,38 @@ def pipeline(session):
             parties[name] = Party(partial(process.number, "seconds", "read", images=images), process.cpu)
         with Progress(len(parties) * (WARM_UPS + session.rounds), unit="round", label="input") as progress:
             times = alternate(parties, session.rounds, progress)
-    values = {"images_per_second": images / times.median(), "decoding_share": _decoding_share(c)} | values
+    values = {
+        "images_per_second": images / times.median(),
+        "decoding_share": _decoding_share(source, build_augment(c)),
+    } | values
     yield Row("input", f"{c.data.source} {_shape(images, session.crop)}", times, values=values)
 
 
-def _decoding_share(config, records=16):
-    """How much of an example's time is reading its record, of some in a row on one thread."""
-    source, augment, rng = build_source(config, "train"), build_augment(config), np.random.default_rng(0)
-    loading = whole = 0.0
+class _Watched:
+    """An image that adds up how long it takes to give its pixels."""
+
+    def __init__(self, image):
+        self._image, self.shape, self.seconds = image, image.shape, 0.0
+
+    def __getitem__(self, window):
+        began = time.perf_counter()
+        pixels = self._image[window]
+        self.seconds += time.perf_counter() - began
+        return pixels
+
+
+def _decoding_share(source, augment, records=16):
+    """How much of an example's time is reading and decoding, of some in a row on one thread."""
+    rng, decoding, whole = np.random.default_rng(0), 0.0, 0.0
     for i in range(records):
         began = time.perf_counter()
         record = source[i % len(source)]
-        loading += time.perf_counter() - began
+        decoding += time.perf_counter() - began
+        image = record["image"] = _Watched(record["image"])
         augment(record, rng)
+        decoding += image.seconds
         whole += time.perf_counter() - began
-    return loading / whole
+    return decoding / whole
 
 
 def scaling(session):

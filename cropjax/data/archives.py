@@ -3,6 +3,7 @@
 import fnmatch
 import functools
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +28,7 @@ class Member:
     def read_bytes(self) -> bytes:
         try:
             return _opened(self.archive).read(self.path)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # bad checksum, method, encryption
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise UserError(f"{self}: cannot be read ({error}); download the archive again") from error
 
     def __str__(self) -> str:
@@ -56,12 +57,14 @@ def members(archive: Path) -> tuple[Member, ...]:
 
 
 def matching(archive: Path, pattern: str) -> list[Member]:
-    """The files whose paths match `pattern` part by part, as `Path.glob` would find them."""
+    """The files whose paths match `pattern` part by part, as `Path.glob` would find them, less hidden ones."""
     parts = pattern.split("/")
     return [
         member
         for member in members(archive)
-        if len(found := member.path.split("/")) == len(parts) and all(map(fnmatch.fnmatchcase, found, parts))
+        if len(found := member.path.split("/")) == len(parts)
+        and not found[-1].startswith(".")
+        and all(map(fnmatch.fnmatchcase, found, parts))
     ]
 
 

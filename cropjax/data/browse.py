@@ -14,27 +14,23 @@ import numpy as np
 from absl import flags
 
 from cropjax import commandline
-from cropjax.config import build_augment, build_source, label_set
-from cropjax.data.pipeline import train_batches
+from cropjax.config import build_balance, build_batches, build_source, label_set
 from cropjax.errors import UserError
 from cropjax.ops.normalize import MEAN, STD
 from cropjax.panels import BACKGROUND, GAP, legend, overlay
+from cropjax.progress import Progress
 from cropjax.step import network_input
 
 COLUMNS, ROWS = 3, 4  # of a sheet
 WIDEST = 384  # pixels of a crop on a sheet
 
 
-def crops(config, step=0):
-    """The crops of training from the batch of `step` on, without end: (image uint8 [h,w,3], label uint8 [h,w])."""
-    batches = train_batches(
-        build_source(config, "train"),
-        build_augment(config),
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        start_step=step,
-        threads=config.data.threads,
-    )
+def crops(config, step=1):
+    """The crops of training from those of `step` on, without end: (image uint8 [h,w,3], label uint8 [h,w])."""
+    source = build_source(config, "train")
+    with Progress(len(source), unit="image", label="count classes") as progress:
+        _, repeats = build_balance(config, source, progress)
+    batches = build_batches(config, source, start_step=step - 1, repeats=repeats)
     seen = jax.jit(lambda batch: (network_input(batch, jnp.float32) * STD + MEAN + 0.5).astype(jnp.uint8))
     try:
         for batch in batches:
@@ -62,9 +58,11 @@ def sheet(pairs, labels):
     return np.concatenate([*parts, legend(labels, rows[0].shape[1])])
 
 
-def browse(config, out, count, step=0):
-    """Writes `count` crops to `out`/000.png, 001.png, ... and returns their paths."""
+def browse(config, out, count, step=1):
+    """Writes `count` crops to `out`/000.png, 001.png, ..., in place of those that are there, and returns the paths."""
     out.mkdir(parents=True, exist_ok=True)
+    for earlier in out.glob("[0-9][0-9][0-9].png"):
+        earlier.unlink()
     taken, paths = itertools.islice(crops(config, step), count), []
     while pairs := list(itertools.islice(taken, COLUMNS * ROWS)):
         path = out / f"{len(paths):03d}.png"
@@ -76,12 +74,12 @@ def browse(config, out, count, step=0):
 
 def _command(config, workdir):
     given = flags.FLAGS
-    paths = browse(config, Path(given.out or workdir / "browse"), given.count, given.step)
+    paths = browse(config, Path(given.out or workdir / "browse").expanduser(), given.count, given.step)
     print(f"{given.count} crops in {', '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("count", COLUMNS * ROWS, "How many crops.", lower_bound=1)
-    flags.DEFINE_integer("step", 0, "The training step whose batch comes first.", lower_bound=0)
+    flags.DEFINE_integer("step", 1, "The training step whose batch comes first.", lower_bound=1)
     flags.DEFINE_string("out", None, "The folder of the sheets; default: <workdir>/browse.")
     commandline.run(_command)

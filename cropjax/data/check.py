@@ -2,7 +2,7 @@
 
 Every record of both splits is read, and one training crop is made of each; what is wrong is listed by file, and ends in
 exit status 2. The table tells how much of the labelled pixels each class has, in how many images it occurs, and in how
-many training crops: what a network is shown depends on the last.
+many training crops (images that `data.repeat_rare` repeats count as often): what a network is shown depends on those.
 """
 
 import collections
@@ -10,16 +10,15 @@ import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from cropjax import commandline
 from cropjax.config import build_augment, build_source, label_set
-from cropjax.data.frequencies import class_weights
+from cropjax.data.ahead import ahead
+from cropjax.data.frequencies import class_weights, repeats
 from cropjax.data.labels import IGNORE
-from cropjax.data.pipeline import ahead
 from cropjax.errors import UserError
 from cropjax.progress import Progress
-
-SHOWN = 20  # mistakes that are printed
 
 
 @dataclass
@@ -32,16 +31,16 @@ class Findings:
     in_crops: list = field(default_factory=list)  # bool [k] of each crop
     ignored: int = 0
     images: dict = field(default_factory=dict)  # digest of the pixels -> name
-    wrong: list = field(default_factory=list)
+    wrong: dict = field(default_factory=dict)  # index of the record -> what is wrong with it
 
     def counts(self):
         """int64 [records,k]"""
         return np.array(self.pixels)
 
 
-def check_split(config, split, progress=None):
-    """Reads all records of a split, "train" or "eval" -> `Findings`."""
-    source, augment, k = build_source(config, split), build_augment(config), label_set(config).num_classes
+def check_split(config, split, source, progress=None):
+    """Reads all records of the `source` of a split, "train" or "eval" -> `Findings`."""
+    augment, k = build_augment(config), label_set(config).num_classes
     found = Findings(len(source))
 
     def read(index):
@@ -58,29 +57,32 @@ def check_split(config, split, progress=None):
         digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
         return record["name"], label.shape, counts, shown, digest
 
-    for done, result in enumerate(ahead(read, range(len(source)), max(config.data.threads, 1)), 1):
+    for index, result in enumerate(ahead(read, range(len(source)), config.data.threads)):
         if isinstance(result, str):
-            found.wrong.append(result)
+            found.wrong[index] = result
         else:
             name, size, counts, shown, digest = result
             found.sizes[size] += 1
             found.pixels.append(counts[:k])
             found.ignored += int(counts[IGNORE])
             if not counts[:k].any():
-                found.wrong.append(f"{name}: no pixel is labelled; remove it")
+                found.wrong[index] = f"{name}: no pixel is labelled; remove it"
             if digest in found.images:
-                found.wrong.append(f"{name}: the same image as {found.images[digest]}; remove one of them")
+                found.wrong[index] = f"{name}: the same image as {found.images[digest]}; remove one of them"
             found.images[digest] = name
             if shown is not None:
                 found.in_crops.append(shown)
         if progress:
-            progress.update(done)
+            progress.update(index + 1)
     return found
 
 
-def table(labels, train, test):
-    """A row a class: share of the labelled pixels, of the images and of the training crops, in percent."""
-    in_crops = 100 * np.mean(train.in_crops, 0)
+def table(labels, train, test, times):
+    """A row a class: share of the labelled pixels, of the images and of the training crops, in percent.
+
+    `times`: how often each image comes in an epoch.
+    """
+    in_crops = 100 * np.average(train.in_crops, axis=0, weights=times)
     rows = [("class", "train: pixels", "images", "crops", "eval: pixels", "images")]
     for i, name in enumerate(labels.names):
         rows.append((name, *_shares(train, i), f"{in_crops[i]:.2f}", *_shares(test, i)))
@@ -105,7 +107,8 @@ def report(config, train, test):
         more = f" and {len(found.sizes) - 5} more sizes" if len(found.sizes) > 5 else ""
         total = found.counts().sum() + found.ignored
         lines.append(f"{split}: {found.records} images, {sizes}{more}; {100 * found.ignored / total:.2f} % ignored")
-    lines += ["", table(labels, train, test), ""]
+    times = repeats(train.counts(), config.data.repeat_rare, config.seed)
+    lines += ["", table(labels, train, test, times), ""]
     for balance in ("log", "median"):
         weights = ", ".join(f"{weight:.3f}" for weight in class_weights(train.counts(), balance))
         lines.append(f"loss.balance = {balance!r}: loss.class_weights = ({weights})")
@@ -117,21 +120,23 @@ def report(config, train, test):
 
 
 def _command(config, workdir):
+    config = ConfigDict(config)
+    config.data.in_memory = False
+    sources = {split: build_source(config, split) for split in ("train", "eval")}
     found = {}
-    for split in ("train", "eval"):
-        count = len(build_source(config, split))
-        with Progress(count, unit="image", label=f"check {config.data[f'{split}_split']}") as progress:
-            found[split] = check_split(config, split, progress)
+    for split, source in sources.items():
+        with Progress(len(source), unit="image", label=f"check {config.data[f'{split}_split']}") as progress:
+            found[split] = check_split(config, split, source, progress)
     train, test = found.values()
-    wrong = train.wrong + test.wrong
+    if train.pixels and test.pixels:
+        print(report(config, train, test))
+    wrong = [*train.wrong.values(), *test.wrong.values()]
     wrong += [
         f"{name}: is in {config.data.train_split} too, as {train.images[digest]}; remove one of them"
         for digest, name in test.images.items()
         if digest in train.images
     ]
-    if train.pixels and test.pixels:
-        print(report(config, train, test))
-    for line in wrong[:SHOWN]:
+    for line in wrong:
         print(f"wrong: {line}")
     if wrong:
         raise UserError(f"{len(wrong)} of {train.records + test.records} records are wrong, see above")

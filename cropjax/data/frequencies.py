@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from cropjax.data.ahead import ahead
 from cropjax.data.labels import IGNORE
-from cropjax.data.pipeline import ahead
+from cropjax.data.sources import label_of
 from cropjax.errors import UserError
 
 BALANCES = ("none", "log", "median")
@@ -18,10 +19,10 @@ def class_pixels(source, *, on_error="stop", progress=None, threads=4):
     k = source.labels.num_classes
 
     def count(index):
-        if hasattr(source, "pixels"):
-            return source.pixels(index)
         try:
-            label = source.label(index) if hasattr(source, "label") else source[index]["label"]
+            if hasattr(source, "pixels"):
+                return source.pixels(index)
+            label = label_of(source, index)
         except UserError:
             if on_error == "stop":
                 raise

@@ -6,12 +6,10 @@ Example i and its augmentation depend on (seed, i) alone, so the sequence is the
 worker processes and threads. Evaluation: each record once, in batches of equal shapes.
 """
 
-import collections
-import concurrent.futures
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grain
@@ -19,6 +17,7 @@ import numpy as np
 from absl import flags, logging
 
 from cropjax.data import transforms
+from cropjax.data.ahead import ahead
 from cropjax.data.labels import IGNORE
 from cropjax.errors import UserError
 
@@ -189,18 +188,3 @@ def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:
     for i, record in enumerate(records):
         image[i], label[i] = record["image"], record["label"]
     return {"image": image, "label": label, "names": [record["name"] for record in records]}
-
-
-def ahead(load: Callable[[int], dict], indices: Iterable[int], depth: int = 2) -> Iterator[dict]:
-    """load(i) for each i in order, `depth` of them at work while the consumer is."""
-    pool = concurrent.futures.ThreadPoolExecutor(depth, thread_name_prefix="eval-batches")
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
-    try:
-        for index in indices:
-            pending.append(pool.submit(load, index))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -19,9 +19,9 @@ from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from cropjax import commandline
+from cropjax.data.ahead import ahead
 from cropjax.data.archives import Member
-from cropjax.data.pipeline import ahead
-from cropjax.data.sources import FILES
+from cropjax.data.sources import FILES, NO_DATA
 from cropjax.data.store import FEATURES, FORM, encode
 from cropjax.errors import UserError
 from cropjax.progress import Progress
@@ -36,18 +36,23 @@ def prepare(source, root, out, *, splits=("train", "val"), threads=None):
     Returns {split: number of records}. Raises `UserError` for a wrong file, a disk too small, or another prepare at
     work on the same folder; what was done is kept for the next call.
     """
-    root, out = Path(root).expanduser(), Path(out).expanduser()
+    root, out = Path(root).expanduser().absolute(), Path(out).expanduser().absolute()
+    if not splits:
+        raise UserError("--splits names none: train,val is what training and evaluation read")
     threads = threads or os.cpu_count()
     if out.exists():
         raise UserError(f"--out={out} exists already: remove it, or name another")
-    sources = {split: FILES[source](root, split) for split in splits}
+    try:
+        sources = {split: FILES[source](root, split) for split in splits}
+    except UserError as error:  # those of a config's field
+        raise UserError(str(error).replace("data.root", "--root").removesuffix(f"; {NO_DATA}")) from error
     partial = out.with_name(f"{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     started = partial.exists()
     partial.mkdir(exist_ok=True)
     with _locked(partial):
         plan_path = partial / "plan.json"
-        files = _fingerprint(sources)
+        files = _fingerprint(sources, root)
         if plan_path.exists():
             plan = json.loads(plan_path.read_text())
             if (plan["form"], plan["source"], plan["files"]) != (FORM, source, files):
@@ -143,13 +148,16 @@ def _bounds(records, shards):
     return np.linspace(0, len(records), shards + 1).astype(int).tolist()
 
 
-def _fingerprint(sources):
-    """Of the files' names, sizes and times."""
+def _fingerprint(sources, root):
+    """Of the files' names within `root`, sizes and times."""
     digest = hashlib.blake2b(digest_size=16)
     for split, records in sources.items():
         for name, *files in records.files:
             stats = [(file.archive if isinstance(file, Member) else file).stat() for file in files]
-            times = [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)]
+            times = [
+                (os.path.relpath(str(file), root), stat.st_size, stat.st_mtime_ns)
+                for file, stat in zip(files, stats, strict=True)
+            ]
             digest.update(repr((split, name, times)).encode())
     return digest.hexdigest()
 
@@ -185,8 +193,8 @@ def _command():
         raise UserError(f"--source is missing: name one of {', '.join(FILES)}")
     if given.source not in FILES:
         raise UserError(f"--source={given.source!r} is not one of {', '.join(FILES)}")
-    root = Path(given.root or Path(os.environ.get("CROPJAX_DATA", "data"), given.source))
-    out = Path(given.out or f"{root}-prepared")
+    root = Path(given.root or Path(os.environ.get("CROPJAX_DATA", "data"), given.source)).expanduser().absolute()
+    out = Path(given.out or f"{root}-prepared").expanduser()
     counts = prepare(given.source, root, out, splits=tuple(given.splits), threads=given.threads)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())} images, {_gigabytes(size)}")

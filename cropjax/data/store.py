@@ -106,8 +106,10 @@ class Prepared:
                 f"data.root: {root} was prepared in form {metadata.get('form')}, and this version reads form {FORM}: "
                 "prepare it again (python -m cropjax.data.prepare)"
             )
-        if (metadata["source"], metadata["classes"]) != (source, list(labels.names)):
+        if metadata["source"] != source:
             raise UserError(f"data.root: {root} was prepared from {metadata['source']}: set data.source to it")
+        if metadata["classes"] != list(labels.names):
+            raise UserError(f"data.root: {root} has the classes {', '.join(metadata['classes'])}: prepare it again")
         self.labels = labels
         self._where = f"{root}, {split}"
         self._examples = _split(root, split)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cropjax.data.labels import COMMA10K
+from cropjax.panels import GAP
 
 CONFIG = """
 from cropjax.config import defaults
@@ -95,3 +96,22 @@ def test_sheets_show_crops_and_their_labels(comma10k):
     first, second = (np.asarray(Image.open(path)) for path in paths)
     assert first.shape[1] == second.shape[1]
     assert first.shape[0] > second.shape[0]  # twelve and three crops
+    # A crop, a gap, and the same crop with its label's colours over it, half and half.
+    crop, over = first[:16, :16].astype(int), first[:16, 16 + GAP : 32 + GAP].astype(int)
+    colours = np.array(COMMA10K.palette) // 2
+    distance = np.abs(over[:, :, None] - crop[:, :, None] // 2 - colours).max(-1)  # [16, 16, classes]
+    assert (distance.min(-1) <= 1).all()
+    assert len(np.unique(distance.argmin(-1))) > 1
+    assert crop.std() > 20
+    assert {tuple(colour) for colour in COMMA10K.palette} <= set(
+        map(tuple, first.reshape(-1, 3).tolist())
+    )  # the legend
+
+
+def test_a_split_without_images(comma10k):
+    for path in (comma10k / "imgs").glob("*_9.png"):
+        path.unlink()
+        (comma10k / "masks" / path.name).unlink()
+    failed = run("check", comma10k)
+    assert failed.returncode == 2
+    assert "imgs makes it 'val'; val is those that end in 9" in failed.stderr

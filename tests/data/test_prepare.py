@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cropjax.data import prepare as module
+from cropjax.data.archives import members
 from cropjax.data.labels import CITYSCAPES
 from cropjax.data.prepare import prepare
 from cropjax.data.sources import Cityscapes, is_prepared
@@ -83,6 +84,24 @@ def test_an_archive_with_a_path_that_leads_out_is_refused(tree, archives, tmp_pa
     with pytest.raises(UserError, match=r"leftImg8bit_trainvaltest.zip: holds a file with the path"):
         prepare("cityscapes", archives, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_damaged_member_is_named(tree, tmp_path):
+    """Whatever the library raises: a bad checksum, a stream that does not inflate, one that ends too early."""
+    path = tmp_path / "leftImg8bit_trainvaltest.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("leftImg8bit/train/ulm/x_leftImg8bit.png", bytes(range(256)) * 40)
+    content, rng, found = path.read_bytes(), np.random.default_rng(0), 0
+    for i in range(60):
+        damaged, copy = bytearray(content), tmp_path / f"{i}.zip"
+        damaged[rng.integers(70, 300)] ^= 1 << rng.integers(8)
+        copy.write_bytes(damaged)
+        try:
+            (member,) = members(copy)
+            assert member.read_bytes() == bytes(range(256)) * 40
+        except UserError:
+            found += 1
+    assert found > 30
 
 
 def test_half_an_archive_is_named(tree, archives, tmp_path):
@@ -176,6 +195,13 @@ def test_the_command(tree, tmp_path):
     assert "--config.data.root=" in done.stdout
     assert len(records(tmp_path / "out", "val")) == 2
     for options, text in {
+        ("--source=camvid", "--root=/none"): "cropjax: --root: there is no folder /none; copy the CamVid folder",
+        ("--source=cityscapes", f"--root={tree}", "--splits="): "cropjax: --splits names none",
+        (
+            "--source=cityscapes",
+            f"--root={tree}",
+            f"--out={tree}/gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds.png/y",
+        ): "cropjax: /",
         ("--source=ade20k",): "cropjax: --source='ade20k' is not one of cityscapes, camvid, comma10k",
         (): "cropjax: --source is missing",
         ("--source=camvid", "--config=x.py"): "cropjax: cannot use --source=camvid --config=x.py",

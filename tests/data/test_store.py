@@ -14,7 +14,7 @@ from PIL import Image
 
 from cropjax.data import prepare, store
 from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID
-from cropjax.data.sources import CamVid
+from cropjax.data.sources import CamVid, InMemory
 from cropjax.errors import UserError
 
 
@@ -76,6 +76,13 @@ def test_a_window_decodes_only_the_tiles_that_it_touches(whole, monkeypatch):
     monkeypatch.setattr(store.Tiles, "_tile", lambda self, y, x: decoded.append((y, x)) or np.zeros((256, 256, 3)))
     image[250:257, 256:300]
     assert decoded == [(0, 256), (256, 256)]
+
+
+def test_in_memory_means_decoded_and_a_worker_gets_none_of_it(whole):
+    source = InMemory(store.open_tfds(whole, "train", "camvid", CAMVID))
+    np.testing.assert_array_equal(source.label(3), source[3]["label"])
+    assert isinstance(source[3]["image"], np.ndarray)
+    assert len(pickle.dumps(source)) < 10_000 < source[3]["image"].nbytes
 
 
 def test_any_tfds_reader_finds_the_labels_counts(whole):

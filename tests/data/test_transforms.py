@@ -297,7 +297,7 @@ class Upstream:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_distortion_of_rgb_equals_upstreams_of_bgr(seed):
-    image = rgb(seed, 16, 64)  # no last columns, see `_through_hsv`
+    image = rgb(seed, 16, 64)  # no last columns, see `_in_hsv`
     bgr = np.ascontiguousarray(image[..., ::-1])
     distorted = transforms.distort(image, transforms.draw_distortion(seeded(seed)))
     np.testing.assert_array_equal(distorted, Upstream(seeded(seed))(bgr)[..., ::-1])

@@ -94,7 +94,7 @@ class Opponents:
                 batch_size=self._config.train.batch_size,
                 cores=usable_cores(),
                 **{field: c[field] for field in ("scale", "ratio_range", "crop_size", "cat_max_ratio", "flip")},
-                photometric=c.photometric == "host",
+                photometric=c.photometric != "off",
             )
             self.about.setdefault(name, {})["decoding_share"] = answer["decoding_share"]
             yield process

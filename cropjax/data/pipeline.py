@@ -20,6 +20,7 @@ from cropjax.data import transforms
 from cropjax.data.ahead import ahead
 from cropjax.data.labels import IGNORE
 from cropjax.errors import UserError
+from cropjax.host_memory import reuse_image_memory
 
 ON_ERROR = ("stop", "skip")
 _WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's RuntimeError begins
@@ -73,6 +74,7 @@ def train_batches(
     examples = indices.shuffle(shuffle_seed).repeat().random_map(make, seed=augment_seed)
     # The remainder of an endless sequence is nothing, but keeping it overflows grain's length for a batch of 1.
     parts = examples.batch(batch_size // process_count, drop_remainder=True)
+    reuse_image_memory()
     batches = parts[process_index::process_count][start_step:].to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
@@ -81,7 +83,7 @@ def train_batches(
         if not flags.FLAGS.is_parsed():  # grain reads its own flags; outside absl's app.run nobody parses them
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
-        batches = batches.mp_prefetch(options, worker_init_fn=_end_with_parent)
+        batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _closing(iter(batches))
 
 
@@ -110,8 +112,9 @@ def _check_main_is_guarded() -> None:
         raise UserError("data.workers: a script that uses workers must start under `if __name__ == '__main__':`")
 
 
-def _end_with_parent(worker: int, count: int) -> None:
-    """Run in a worker: one whose parent was killed would otherwise wait for it for ever."""
+def _start_worker(worker: int, count: int) -> None:
+    """Run in a worker process. One whose parent was killed would otherwise wait for it for ever."""
+    reuse_image_memory()
 
     def wait() -> None:
         multiprocessing.parent_process().join()

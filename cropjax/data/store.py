@@ -18,7 +18,7 @@ from cropjax.data.labels import CITYSCAPES_IDS, LabelSet
 from cropjax.errors import UserError
 
 FORM = 1  # of the records; a store of another form is refused
-TILE = 256
+TILE = 128
 FEATURES = tfds.features.FeaturesDict(
     {
         "name": tfds.features.Text(),

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cropjax.benchmark.machine import Others, peak_bytes, usable_cores
+from cropjax.benchmark.machine import Others, peak_bytes
 from cropjax.benchmark.measure import OURS, WARM_UPS, Line, Party, Times, alternate, matrix_peak, timer
 from cropjax.benchmark.opponents import Opponents
 from cropjax.benchmark.programs import Programs, count_flop
@@ -150,19 +150,25 @@ def pipeline(session):
     c = session.config
     source = build_source(c, "train")
     batches = build_batches(c, source)
-    # No fewer than a party makes ahead while another is timed: the run that does not count takes those.
-    ahead = (2 * c.data.threads + 2) * max(c.data.workers, 1), 2 * usable_cores()
-    count = max(-(-IMAGES_A_ROUND // c.train.batch_size), 2 * max(ahead))
+    ahead = (2 * c.data.threads + 2) * max(c.data.workers, 1)  # batches that are made before they are asked for
+    count = -(-IMAGES_A_ROUND // c.train.batch_size)
     images = count * c.train.batch_size
 
     def read():
+        """Those that were made ahead do not count, and the next ones are not made while another party is timed."""
+        for _ in itertools.islice(batches, ahead):
+            pass
+        began = time.perf_counter()
         for _ in itertools.islice(batches, count):
             pass
+        seconds = time.perf_counter() - began
+        time.sleep(seconds / count * ahead)
+        return seconds
 
     values = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(batches))
-        parties = {OURS: Party(timer(read), time.process_time)}
+        parties = {OURS: Party(read, time.process_time)}
         for name in session.opponents.of("input"):
             process = stack.enter_context(session.opponents.reader(name, session.rival_root))
             values[f"{name}_decoding_share"] = session.opponents.about[name]["decoding_share"]

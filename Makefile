@@ -34,9 +34,9 @@ test-slow: install
 # Upstream's networks, in environments of their own, give again what is in tests/reference, and ours give it too.
 REFERENCE := .cache/reference
 REFERENCE_PYTHON ?= python3.11
-parity: install $(REFERENCE)/mmsegmentation/installed $(REFERENCE)/transformers/installed
+parity: install $(foreach kit,mmsegmentation transformers cityscapesscripts,$(REFERENCE)/$(kit)/installed)
 	$(BIN)/python third_party/compare.py mmsegmentation=$(REFERENCE)/mmsegmentation \
-		transformers=$(REFERENCE)/transformers
+		transformers=$(REFERENCE)/transformers cityscapesscripts=$(REFERENCE)/cityscapesscripts
 	$(BIN)/python third_party/round_trip.py mmsegmentation=$(REFERENCE)/mmsegmentation \
 		transformers=$(REFERENCE)/transformers
 	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py -m ""

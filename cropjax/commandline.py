@@ -3,6 +3,7 @@
 A user's mistake ends in one line and exit status 2, never in a traceback.
 """
 
+import errno
 import re
 import sys
 import traceback
@@ -13,6 +14,7 @@ from ml_collections import config_flags
 
 from cropjax.errors import UserError
 
+OF_THE_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: runs/<name of the config file>.")
 
@@ -23,18 +25,36 @@ def run(command):
     app.run(lambda _: _guarded(_start, command), flags_parser=lambda argv: _guarded(_parse, argv))
 
 
+def run_without_config(command):
+    """As `run`, for a command whose flags say all: calls `command()`."""
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda _: _guarded(command), flags_parser=lambda argv: _guarded(_parse_flags, argv))
+
+
 def _guarded(function, *args):
     try:
         return function(*args)
     except UserError as error:
         print(f"cropjax: {error}", file=sys.stderr)
         sys.exit(2)
-    except PermissionError as error:
-        print(f"cropjax: {error.filename}: {error.strerror}; name another --workdir or data.root", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in OF_THE_FOLDER:
+            raise
+        print(f"cropjax: {error.filename}: {error.strerror}; mend that, or name another folder", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("cropjax: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _parse_flags(argv):
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(_one_line(error)) from error
+    if len(rest) > 1 or CONFIG.present or WORKDIR.present:
+        raise UserError(f"cannot use {' '.join(argv[1:])}: this command has flags of its own, see --help")
+    return rest
 
 
 def _parse(argv):

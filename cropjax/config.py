@@ -8,12 +8,16 @@ import os
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from cropjax import optim
-from cropjax.data.labels import CAMVID, CITYSCAPES
-from cropjax.data.sources import CamVid, Cityscapes, InMemory
+from cropjax.data.frequencies import class_pixels, class_weights, repeats
+from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
+from cropjax.data.pipeline import train_batches
+from cropjax.data.sources import FILES, InMemory, is_prepared
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
 from cropjax.errors import UserError
@@ -33,7 +37,7 @@ from cropjax.models.segnext import LightHamHead
 NETWORKS = ("pspnet", "deeplabv3plus", "segformer", "segnext")
 # The fields of `optim` that one optimiser has and another does not.
 OPTIMIZERS = {"sgd": dict(momentum=0.9), "adamw": dict(betas=(0.9, 0.999), eps=1e-8)}
-LABELS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "streets": CITYSCAPES}
+LABELS = {"cityscapes": CITYSCAPES, "camvid": CAMVID, "comma10k": COMMA10K, "streets": CITYSCAPES}
 DTYPES = ("float32", "bfloat16", "float64")  # float64 needs JAX_ENABLE_X64, for checks
 
 
@@ -76,7 +80,11 @@ def defaults(network):
     model.norm = dict(groups=1, momentum=0.9, eps=1e-5)
 
     cnn = network in ("pspnet", "deeplabv3plus")
-    config.loss = dict(average="all", auxiliary_weight=0.4 if cnn else 0.0)  # 0 builds no auxiliary head
+    config.loss = loss = ConfigDict()
+    loss.average = "all"  # or "valid": the pixels that the loss is divided by
+    loss.auxiliary_weight = 0.4 if cnn else 0.0  # 0 builds no auxiliary head
+    # Weights of the classes: numbers, or by how often they occur in the training split ("log" or "median").
+    loss.class_weights, loss.balance = (), "none"
 
     config.data = data = ConfigDict()
     data.source = "cityscapes"
@@ -87,9 +95,12 @@ def defaults(network):
     data.crop_size = (512, 1024)
     data.cat_max_ratio = 0.75
     data.flip = 0.5
-    data.photometric = True
+    data.repeat_rare = 0.0  # images of classes that fewer than this share of the images have come more often
+    data.photometric = "host"  # where colours are distorted: "host", "device" (inside the step) or "off"
     data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each
+    data.on_error = "stop"  # at a training file that cannot be read; or "skip" it, count it and say so
+    data.patience = 60.0  # seconds without a batch that are an error
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
     # rules: (text in upstream's name, factor of the learning rate, factor of the weight decay); optim.py says how.
@@ -177,14 +188,15 @@ def build_source(config, split):
     """The records of `split`, "train" or "eval"."""
     c = config.data
     name = c[f"{split}_split"]
-    root = Path(c.root or Path(os.environ.get("CROPJAX_DATA", "data"), c.source))
-    match c.source:
-        case "streets":
-            source = Streets(name, c.streets[f"{split}_count"], tuple(c.streets.size), c.streets.seed)
-        case "cityscapes":
-            source = Cityscapes(root, name)
-        case "camvid":
-            source = CamVid(root, name)
+    root = Path(c.root or Path(os.environ.get("CROPJAX_DATA", "data"), c.source)).expanduser()
+    if c.source == "streets":
+        source = Streets(name, c.streets[f"{split}_count"], tuple(c.streets.size), c.streets.seed)
+    elif is_prepared(root):
+        from cropjax.data.store import open_tfds  # slow to import
+
+        source = open_tfds(root, name, c.source, LABELS[c.source])
+    else:
+        source = FILES[c.source](root, name)
     return InMemory(source) if split == "train" and c.in_memory else source
 
 
@@ -200,3 +212,45 @@ def build_augment(config):
         flip=c.flip,
         photometric=c.photometric,
     )
+
+
+def build_balance(config, source, progress=None):
+    """What is made of the class frequencies in the training `source`: (weights in the loss, times that records come).
+
+    ((), None) where the config asks for neither. In a run of several processes the first one counts.
+    """
+    rule, rare = config.loss.balance, config.data.repeat_rare
+    if rule == "none" and not rare:
+        return (), None
+    pixels = np.zeros((len(source), source.labels.num_classes), np.int32)
+    if jax.process_index() == 0:
+        pixels[:] = class_pixels(source, on_error=config.data.on_error, progress=progress, threads=config.data.threads)
+    if jax.process_count() > 1:
+        pixels = np.asarray(multihost_utils.broadcast_one_to_all(pixels))
+    return class_weights(pixels, rule), repeats(pixels, rare, config.seed) if rare else None
+
+
+def build_batches(config, source, *, start_step=0, repeats=None):
+    """This process's batches of training, from that of step `start_step` + 1 on."""
+    return train_batches(
+        source,
+        build_augment(config),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=config.data.workers,
+        threads=config.data.threads,
+        on_error=config.data.on_error,
+        repeats=repeats,
+    )
+
+
+def example_form(config, size=None):
+    """What `build_augment` makes of a record, {name: (shape, dtype)}; `size` is the crop's unless given."""
+    size = tuple(size or config.data.crop_size)
+    form = {"image": ((*size, 3), np.uint8), "label": (size, np.uint8), "size": ((2,), np.int32)}
+    if config.data.photometric == "device":
+        form["distortion"] = ((5,), np.float32)
+    return form

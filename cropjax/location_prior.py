@@ -3,6 +3,7 @@
 import numpy as np
 
 from cropjax.data.labels import IGNORE
+from cropjax.data.sources import label_of
 from cropjax.metrics import Scores
 
 
@@ -13,7 +14,7 @@ def count_classes(source, num_classes, *, count, grid, progress):
     """
     counts = np.zeros((*grid, num_classes), np.int64)
     for i in range(count):
-        label = source[i]["label"]
+        label = label_of(source, i)
         cells, valid = _cells(label.shape, grid), label != IGNORE
         np.add.at(counts.reshape(-1, num_classes), (cells[valid], label[valid]), 1)
         progress.update(i + 1)
@@ -29,7 +30,7 @@ def location_prior(train, test, num_classes, *, count, progress, grid=(64, 128))
     commonest = counts.argmax(-1).ravel()
     confusion = np.zeros((num_classes, num_classes), np.int64)
     for i in range(len(test)):
-        label = test[i]["label"]
+        label = label_of(test, i)
         valid = label != IGNORE
         predicted = commonest[_cells(label.shape, grid)]
         np.add.at(confusion, (label[valid], predicted[valid]), 1)

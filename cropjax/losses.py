@@ -20,17 +20,34 @@ AVERAGES = ("all", "valid")
 BAND_BYTES = 4 * 2**20
 
 
-def cross_entropy(logits, labels, *, average="all"):
+def cross_entropy(logits, labels, *, average="all", weights=()):
     """Cross entropy summed over the global batch and divided once, in float32 or better.
 
     `average="all"` divides by every pixel, ignored ones too (mmsegmentation's default, `avg_non_ignore=False`);
-    `"valid"` by those that count. Source: `mmseg/models/losses/cross_entropy_loss.py`.
+    `"valid"` by those that count. With `weights`, a tuple with one of each class, a pixel's loss counts so often, and
+    so does the pixel in the divisor; an ignored one counts there once, where upstream fails.
+    Source: `mmseg/models/losses/cross_entropy_loss.py`.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     valid = labels != IGNORE
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0).astype(jnp.int32))
-    count = labels.size if average == "all" else valid.sum()
-    return jnp.where(valid, losses, 0).sum() / (count + _EPS)
+    if weights:
+        losses *= _pixel_weights(labels, weights, losses.dtype)
+    return jnp.where(valid, losses, 0).sum() / (_divisor(labels, average, weights, losses.dtype) + _EPS)
+
+
+def _divisor(labels, average, weights, dtype):
+    valid = labels != IGNORE
+    if weights:
+        return jnp.where(valid, _pixel_weights(labels, weights, dtype), average == "all").sum()
+    return jnp.asarray(labels.size if average == "all" else valid.sum(), dtype)
+
+
+def _pixel_weights(labels, weights, dtype):
+    """The weight of each pixel's class; that of an ignored one means nothing."""
+    table = np.ones(IGNORE + 1)
+    table[: len(weights)] = weights
+    return jnp.asarray(table, dtype)[labels]
 
 
 def pixel_accuracy(logits, labels):
@@ -40,7 +57,7 @@ def pixel_accuracy(logits, labels):
     return 100 * (right.sum() + _EPS) / (valid.sum() + _EPS)
 
 
-def resized_cross_entropy(logits, labels, *, align_corners, average="all", in_bands=True):
+def resized_cross_entropy(logits, labels, *, align_corners, average="all", weights=(), in_bands=True):
     """`cross_entropy` and `pixel_accuracy` of `logits` [n,h',w',k] resized to the labels, in float32 or better.
 
     The full-size logits are made a band of rows at a time, and with them the gradient, which is as small as `logits`:
@@ -50,16 +67,16 @@ def resized_cross_entropy(logits, labels, *, align_corners, average="all", in_ba
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if is_plain() or not in_bands:
         full = resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
-        return cross_entropy(full, labels, average=average), pixel_accuracy(full, labels)
-    return _in_bands(logits, labels, align_corners, average)
+        return cross_entropy(full, labels, average=average, weights=weights), pixel_accuracy(full, labels)
+    return _in_bands(logits, labels, align_corners, average, tuple(weights))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _in_bands(logits, labels, align_corners, average):
-    return _bands_forward(logits, labels, align_corners, average)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _in_bands(logits, labels, align_corners, average, weights):
+    return _bands_forward(logits, labels, align_corners, average, weights)[0]
 
 
-def _bands_forward(logits, labels, align_corners, average):
+def _bands_forward(logits, labels, align_corners, average, weights):
     n, h, w, k = logits.shape
     _, height, width = labels.shape
     band = int(np.clip(BAND_BYTES // (n * width * k * logits.dtype.itemsize), 1, height))
@@ -70,8 +87,7 @@ def _bands_forward(logits, labels, align_corners, average):
     columns = jnp.asarray(interpolation_matrix(w, width, align_corners), logits.dtype)
     bands = jnp.pad(labels, ((0, 0), (0, count * band - height), (0, 0)), constant_values=IGNORE)
     bands = bands.reshape(n, count, band, width).swapaxes(0, 1)
-    total = labels.size if average == "all" else (labels != IGNORE).sum()
-    scale = 1 / (jnp.asarray(total, logits.dtype) + _EPS)
+    scale = 1 / (_divisor(labels, average, weights, logits.dtype) + _EPS)
     product = partial(jnp.einsum, precision="highest")
     wide = product("xw,nhwk->nhxk", columns, logits)
 
@@ -87,6 +103,9 @@ def _bands_forward(logits, labels, align_corners, average):
         losses = (jnp.log(sums) + largest)[..., 0] - jnp.where(hot, full, 0).sum(-1)
         right += ((jnp.argmax(full, -1) == labels) & valid).sum((1, 2), dtype=jnp.int32)
         dfull = jnp.where(valid[..., None], exponentials / sums - hot, 0)
+        if weights:
+            of_pixel = _pixel_weights(labels, weights, logits.dtype)
+            losses, dfull = losses * of_pixel, dfull * of_pixel[..., None]
         loss += jnp.where(valid, losses, 0).sum((1, 2))
         return (loss, right, slope + product("yh,nyxk->nhxk", rows, dfull)), None
 
@@ -97,7 +116,7 @@ def _bands_forward(logits, labels, align_corners, average):
     return (loss.sum() * scale, accuracy), product("xw,nhxk->nhwk", columns, slope) * scale
 
 
-def _bands_backward(align_corners, average, slope, cotangents):
+def _bands_backward(align_corners, average, weights, slope, cotangents):
     return cotangents[0] * slope, None
 
 

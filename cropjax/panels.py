@@ -1,5 +1,6 @@
 """Pictures of what a network sees: image, label and prediction side by side."""
 
+import cv2
 import numpy as np
 
 from cropjax.data.labels import IGNORE, LabelSet
@@ -41,6 +42,29 @@ def contact_sheet(panels) -> np.ndarray:
         sheet[top : top + h, :w] = panel
         top += h + GAP
     return sheet
+
+
+def overlay(image, label, labels: LabelSet) -> np.ndarray:
+    """The label's colours over the image, half and half: uint8 [h, w, 3]. Ignored pixels show the image, darkened."""
+    colours = _colour(label, labels)
+    return ((image.astype(np.uint16) + colours) // 2).astype(np.uint8)
+
+
+def legend(labels: LabelSet, width: int) -> np.ndarray:
+    """The classes' colours and names in lines of `width` pixels: uint8 [height, width, 3]."""
+    line, box, font = 24, 16, (cv2.FONT_HERSHEY_SIMPLEX, 0.45)
+    places, x, y = [], GAP, 0
+    for name in labels.names:
+        taken = box + 2 * GAP + cv2.getTextSize(name, *font, 1)[0][0] + 4 * GAP
+        if x > GAP and x + taken > width:
+            x, y = GAP, y + line
+        places.append((x, y))
+        x += taken
+    image = np.full((y + line, width, 3), BACKGROUND, np.uint8)
+    for (x, y), name, colour in zip(places, labels.names, labels.palette, strict=True):
+        image[y + GAP : y + GAP + box, x : x + box] = colour
+        cv2.putText(image, name, (x + box + 2 * GAP, y + box), *font, (0, 0, 0), 1, cv2.LINE_AA)
+    return image
 
 
 def _colour(ids, labels):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from cropjax.losses import resized_cross_entropy
 from cropjax.ops.normalize import normalize
+from cropjax.ops.photometric import distort
 from cropjax.sharding import replicated, split_rows
 
 
@@ -55,15 +56,31 @@ def abstract_state(weights, direction, mesh):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
 
 
-def segmentation_loss(model, images, labels, *, key, align_corners, average, auxiliary_weight, in_bands=True):
+def network_input(batch, dtype):
+    """The images of a training batch, `dtype` [n,h,w,3]: distorted if the host has left that to the device, normalised.
+
+    Padding is 0.
+    """
+    images = distort(batch["image"], batch["distortion"]) if "distortion" in batch else batch["image"]
+    return normalize(images, batch["size"], dtype)
+
+
+def segmentation_loss(
+    model, images, labels, *, key, align_corners, average, auxiliary_weight, weights=(), in_bands=True
+):
     """Loss of `model` in training on normalised `images` [n,h,w,3]: (total, {name: part}).
 
     Both heads' logits are resized to the labels; the auxiliary loss is weighted inside its part, as upstream logs it.
-    `in_bands`: see `resized_cross_entropy`.
+    `weights` and `in_bands`: see `resized_cross_entropy`.
     """
     output = model(images, train=True, key=key)
     entropy = partial(
-        resized_cross_entropy, labels=labels, align_corners=align_corners, average=average, in_bands=in_bands
+        resized_cross_entropy,
+        labels=labels,
+        align_corners=align_corners,
+        average=average,
+        weights=weights,
+        in_bands=in_bands,
     )
     decode, accuracy = entropy(output.logits)
     auxiliary = jnp.zeros_like(decode)
@@ -72,15 +89,19 @@ def segmentation_loss(model, images, labels, *, key, align_corners, average, aux
     return decode + auxiliary, {"loss_decode": decode, "loss_auxiliary": auxiliary, "accuracy": accuracy}
 
 
-def make_train_step(graph, direction, schedule, config, mesh):
-    """The jitted `(state, batch) -> (state, TrainMetrics)`; the state is donated."""
+def make_train_step(graph, direction, schedule, config, mesh, class_weights=()):
+    """The jitted `(state, batch) -> (state, TrainMetrics)`; the state is donated.
+
+    `class_weights`, one a class, are those of `config.loss` unless given.
+    """
+    class_weights = class_weights or tuple(config.loss.class_weights)
     dtype = jnp.dtype(config.train.dtype)
     base_key = jax.random.key(config.seed)
 
     def step(state, batch):
         def loss(params):
             model = merge_model(graph, {"params": params, "batch_stats": state["batch_stats"]})
-            images = split_rows(normalize(batch["image"], batch["size"], dtype), mesh)
+            images = split_rows(network_input(batch, dtype), mesh)
             total, parts = segmentation_loss(
                 model,
                 images,
@@ -89,6 +110,7 @@ def make_train_step(graph, direction, schedule, config, mesh):
                 align_corners=config.model.align_corners,
                 average=config.loss.average,
                 auxiliary_weight=config.loss.auxiliary_weight,
+                weights=class_weights,
                 in_bands=mesh.shape["space"] == 1,
             )
             return total, (parts, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))

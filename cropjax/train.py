@@ -1,17 +1,27 @@
 """The training loop, read from top to bottom in the order in which it happens."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
-from cropjax.config import build_augment, build_model, build_optimizer, build_source, label_set
+from cropjax.config import (
+    build_balance,
+    build_batches,
+    build_model,
+    build_optimizer,
+    build_source,
+    example_form,
+    label_set,
+)
 from cropjax.convert import load_torch_state, parts_of
-from cropjax.data.pipeline import train_batches
+from cropjax.data.prefetch import Prefetch
 from cropjax.errors import UserError
 from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
 from cropjax.host_memory import StepMemory
@@ -64,9 +74,18 @@ def initial_weights(weights, config, say):
 
 def check_step(train_step, template, config, mesh):
     """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
-    size = tuple(config.data.crop_size)
-    forms = dict(image=((*size, 3), np.uint8), label=(size, np.uint8), size=((2,), np.int32))
-    train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **forms))
+    train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **example_form(config)))
+
+
+def sum_over_processes(number):
+    """Of an int of each process; all of them call it."""
+    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).sum())
+
+
+def place(batch, mesh):
+    """A batch on the devices of `mesh`, and how many records were passed over for it."""
+    skipped = int(batch.pop("skipped", np.int32(0)).sum())
+    return place_batch(batch, mesh), skipped
 
 
 def train(config, workdir):
@@ -99,10 +118,15 @@ def train(config, workdir):
     # -------------------------------------------------------------------------------- network, optimiser, functions
     if config.eval.best.split("/")[0] not in config.eval.modes:
         raise UserError(f"eval.best = {config.eval.best!r} is not a score of eval.modes = {tuple(config.eval.modes)}")
+    with Progress(len(train_source), unit="image", label="count classes", enabled=first_process) as counting:
+        weights_of_classes, repeats = build_balance(config, train_source, counting)
+    if weights_of_classes:
+        shown = zip(labels.names, weights_of_classes, strict=True)
+        say(f"class weights: {', '.join(f'{name} {weight:.3f}' for name, weight in shown)}")
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
     template = abstract_state(weights, direction, mesh)
-    train_step = make_train_step(graph, direction, schedule, config, mesh)
+    train_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes)
     check_step(train_step, template, config, mesh)
     merge = jax.jit(TrainMetrics.merge)
     score = make_score(graph, config, mesh)
@@ -128,16 +152,10 @@ def train(config, workdir):
         f"{jax.devices()[0].device_kind}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
     )
     writer = create_writer(workdir, first_step=start, enabled=first_process)
-    batches = train_batches(
-        train_source,
-        build_augment(config),
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=config.data.workers,
-        threads=config.data.threads,
+    batches = Prefetch(
+        build_batches(config, train_source, start_step=start, repeats=repeats),
+        partial(place, mesh=mesh),
+        patience=config.data.patience,
     )
     scores, prior, window, window_start, window_time = None, None, None, start, 0.0
 
@@ -176,7 +194,7 @@ def train(config, workdir):
             for step in range(start + 1, total + 1):
                 if step == start + 1:
                     with progress.pause():  # no rate should count it
-                        batch = place_batch(next(batches), mesh)
+                        batch, skipped = next(batches)
                         train_step = train_step.lower(state, batch).compile()
                         memory = StepMemory(train_step)
                         say(f"first step starts after {time.monotonic() - began:.1f} s")
@@ -184,7 +202,8 @@ def train(config, workdir):
                         memory.give_back()
                     say(f"first step done after {time.monotonic() - began:.1f} s")
                 else:
-                    batch = place_batch(next(batches), mesh)
+                    batch, passed = next(batches)
+                    skipped += passed
                     # A step waits for nothing that comes from the host or goes to it, but for its batch.
                     with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
                         state, report = train_step(state, batch)
@@ -202,6 +221,8 @@ def train(config, workdir):
                     seconds, window_time = progress.elapsed - window_time, progress.elapsed
                     if steps:
                         values["images_per_second"] = steps * config.train.batch_size / seconds
+                    if config.data.on_error == "skip":
+                        values["skipped"], skipped = sum_over_processes(skipped), 0
                     writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
                     progress.line(step, loss=values["loss"], lr=values["lr"])
                 else:

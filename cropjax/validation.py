@@ -5,6 +5,9 @@ import math
 import jax
 
 from cropjax.config import DTYPES, LABELS, NETWORKS, OPTIMIZERS, defaults
+from cropjax.data.frequencies import BALANCES
+from cropjax.data.pipeline import ON_ERROR
+from cropjax.data.transforms import PHOTOMETRIC
 from cropjax.errors import UserError
 from cropjax.losses import AVERAGES
 from cropjax.models.mit import HEADS
@@ -144,7 +147,11 @@ def _check_optimizer(c, fields):
 def _check_the_rest(config, fields):
     data, train, ev = config.data, config.train, config.eval
     fields.one_of(AVERAGES, "loss.average")
+    fields.one_of(BALANCES, "loss.balance")
+    fields.between(0, math.inf, "loss.class_weights")
     fields.one_of(LABELS, "data.source")
+    fields.one_of(PHOTOMETRIC, "data.photometric")
+    fields.one_of(ON_ERROR, "data.on_error")
     fields.one_of(DTYPES, "train.dtype", "eval.dtype")
     fields.one_of(PARTS, "init_parts")
     fields.one_of(MODES, "eval.modes")
@@ -162,9 +169,17 @@ def _check_the_rest(config, fields):
     fields.whole_numbers(1, "data.scale", "data.crop_size", "data.streets.train_count", "data.streets.eval_count")
     fields.whole_numbers(1, "data.threads")
     fields.between(0, math.inf, "loss.auxiliary_weight")
-    fields.between(0, 1, "data.cat_max_ratio", "data.flip")
+    fields.between(0, 1, "data.cat_max_ratio", "data.flip", "data.repeat_rare")
     fields.between(0.01, 100, "data.ratio_range")
+    fields.between(0.1, 1e6, "data.patience")
 
+    weights, classes = config.loss.class_weights, LABELS[data.source].num_classes
+    if weights and config.loss.balance != "none":
+        raise UserError(
+            f"loss.class_weights and loss.balance = {config.loss.balance!r} both weigh the classes: keep one"
+        )
+    if weights and len(weights) != classes:
+        raise UserError(f"loss.class_weights has {len(weights)} weights for the {classes} classes of {data.source}")
     if data.ratio_range[0] > data.ratio_range[1]:
         raise UserError(f"data.ratio_range = {data.ratio_range} must go from small to large")
     if any(stride > window for stride, window in zip(ev.stride, ev.window, strict=True)):

@@ -32,6 +32,8 @@ MAY_DIFFER = (
     "eval.batch_size",
     "data.root",
     "data.in_memory",
+    "data.on_error",
+    "data.patience",
     "data.workers",
     "data.threads",
     "mesh",

@@ -7,7 +7,9 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,16 +45,35 @@ def commands():
                     yield page, line
 
 
+def cityscapes_tree(root):
+    """Two training images and one for evaluation, for the commands that read files."""
+    for split, count in {"train": 2, "val": 1}.items():
+        for i in range(count):
+            for folder, ending, pixels in (
+                ("leftImg8bit", "leftImg8bit", np.full((32, 64, 3), 40 * i, np.uint8)),
+                ("gtFine", "gtFine_labelIds", np.repeat(np.arange(7, 9), 1024).reshape(32, 64).astype(np.uint8)),
+            ):
+                path = root / folder / split / "ulm" / f"ulm_{i:06d}_000019_{ending}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+
+
 @pytest.mark.slow
 def test_commands(tmp_path):
     found = list(commands())
     assert found
+    cityscapes_tree(tmp_path / "cityscapes")
+    places = ("--workdir", "--weights", "--out", "--root")  # of the files that a command reads or leaves
+    data_root = "--config.data.root="
     for _, line in found:
         words = shlex.split(line)[1:]
         narrow = next((sizes for network, sizes in NARROW.items() if network in line), NARROW_CNN)
-        few = [f"--config.{name}={value}" for name, value in (FEW | narrow).items()]
-        places = ("--workdir", "--weights", "--out")  # of the files that a command reads or leaves
+        fields = FEW | narrow
+        if data_root in line:
+            del fields["data.source"]
+        few = [f"--config.{name}={value}" for name, value in fields.items()] if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
+        moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
         command = [sys.executable, *moved, *few]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{line}\n{result.stderr}"

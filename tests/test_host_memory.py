@@ -70,3 +70,33 @@ def test_too_large_a_step_is_not_kept():
 
 def planned(size):
     return SimpleNamespace(memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=size))
+
+
+IMAGES = """
+import resource, sys
+import numpy as np
+from cropjax.host_memory import reuse_image_memory
+
+if sys.argv[1] == "reused":
+    reuse_image_memory()
+
+def images():
+    kept = [np.ones((1024, 2048, 3), np.uint8) for _ in range(8)]
+
+images()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    images()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
+def test_images_are_made_in_the_memory_of_those_before():
+    command = [sys.executable, "-c", IMAGES]
+    plain, reused = (
+        int(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("plain", "reused")
+    )
+    assert plain > 10_000  
+    assert reused < plain / 20

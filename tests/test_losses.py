@@ -61,6 +61,29 @@ def test_nothing_valid_costs_nothing(average):
     assert pixel_accuracy(logits, labels) == 100
 
 
+@BOTH_AVERAGES
+def test_a_pixel_of_weight_two_counts_as_two(average):
+    """Loss and gradient of weighted classes are those of pixels that occur so often; an ignored one occurs once."""
+    logits, labels = draw(1, 1, 40, k=4)
+    weights = (1, 2, 0, 3)
+    often = [weights[label] if label != 255 else 1 for label in labels[0, 0]]
+    value, grad = jax.value_and_grad(lambda x: cross_entropy(x, labels, average=average, weights=weights))(logits)
+    repeated = jnp.repeat(jnp.asarray(logits), np.array(often), 2), np.repeat(labels, often, 2)
+    expected, expected_grad = jax.value_and_grad(lambda x: cross_entropy(x, repeated[1], average=average))(repeated[0])
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    of_pixel = np.repeat(np.arange(40), often)
+    summed = np.zeros((40, 4))
+    np.add.at(summed, of_pixel, np.asarray(expected_grad)[0, 0])
+    np.testing.assert_allclose(grad[0, 0], summed, atol=1e-15)
+
+
+@BOTH_AVERAGES
+def test_equal_weights_are_none(average):
+    logits, labels = draw()
+    unweighted = cross_entropy(logits, labels, average=average)
+    np.testing.assert_allclose(cross_entropy(logits, labels, average=average, weights=(1,) * 7), unweighted, rtol=1e-12)
+
+
 def test_far_logits_stay_finite():
     logits = np.zeros((1, 1, 2, 3), np.float32)
     logits[0, 0, 0, 0], logits[0, 0, 1, 1] = 1e4, -1e4
@@ -100,9 +123,10 @@ def test_accuracy_is_100_where_every_pixel_is_right():
     align_corners=st.booleans(),
     ignored=st.sampled_from([0.0, 0.3, 1.1]),
     rows=st.integers(1, 20),
+    weights=st.sampled_from([(), (1, 2, 0.5, 0, 3, 1, 1)]),
 )
 @settings(max_examples=8)
-def test_bands_are_the_whole(average, small, size, align_corners, ignored, rows):
+def test_bands_are_the_whole(average, small, size, align_corners, ignored, rows, weights):
     """Loss, accuracy and gradient, whether the rows divide into bands or not."""
     logits = draw(2, *small)[0]
     labels = draw(2, *size, ignored=ignored)[1]
@@ -111,7 +135,7 @@ def test_bands_are_the_whole(average, small, size, align_corners, ignored, rows)
         patch.setattr(losses, "BAND_BYTES", rows * 2 * size[1] * 7 * 8)
         for in_bands in (True, False):
             function = lambda x, in_bands=in_bands: resized_cross_entropy(  # noqa: E731
-                x, labels, align_corners=align_corners, average=average, in_bands=in_bands
+                x, labels, align_corners=align_corners, average=average, weights=weights, in_bands=in_bands
             )
             both[in_bands] = jax.jit(jax.value_and_grad(function, has_aux=True))(logits)
     for a, b in zip(*map(jax.tree.leaves, both.values()), strict=True):

@@ -59,6 +59,13 @@ def test_published_sizes_are_valid(network, sizes):
         ("pspnet", "optim.name", "adamw", ["optim", "no betas"]),
         ("pspnet", "optim.momentum", 1.5, ["1.5"]),
         ("segnext", "eval.size_divisor", 0, ["at least 1"]),
+        ("pspnet", "data.photometric", "gpu", ["host, device, off"]),
+        ("pspnet", "data.on_error", "ignore", ["stop, skip"]),
+        ("pspnet", "data.patience", 0.0, ["at least 0.1"]),
+        ("pspnet", "data.repeat_rare", 1.5, ["at most 1"]),
+        ("pspnet", "loss.balance", "enet", ["none, log, median"]),
+        ("pspnet", "loss.class_weights", (1.0, 2.0), ["2 weights", "19 classes"]),
+        ("pspnet", "loss.class_weights", (1.0,) * 18 + (-1.0,), ["-1.0", "at least 0"]),
     ],
 )
 def test_field(network, field, value, wanted):

@@ -1,6 +1,6 @@
 """Rebuild every fixture from the published code and compare it with the committed one.
 
-    python third_party/compare.py mmsegmentation=ENVIRONMENT transformers=ENVIRONMENT
+    python third_party/compare.py mmsegmentation=ENVIRONMENT transformers=ENVIRONMENT cityscapesscripts=ENVIRONMENT
 
 Each argument names a folder beside this file and the virtual environment of its requirements.txt; this script itself
 needs NumPy. The status is 1 if a file is missing, holds other names or text, or differs by more than LIMIT. The
@@ -77,6 +77,6 @@ def difference(old: np.ndarray, new: np.ndarray) -> float:
 
 if __name__ == "__main__":
     chosen = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-    if sorted(chosen) != ["mmsegmentation", "transformers"]:
-        raise SystemExit("usage: compare.py mmsegmentation=ENVIRONMENT transformers=ENVIRONMENT")
+    if sorted(chosen) != ["cityscapesscripts", "mmsegmentation", "transformers"]:
+        raise SystemExit(__doc__)
     sys.exit(main({kit: pathlib.Path(environment) for kit, environment in chosen.items()}))

@@ -25,6 +25,7 @@ FORWARD_BATCH = flags.DEFINE_integer("forward_batch", 1, "Images of a forward pa
 IMAGE_SIZE = flags.DEFINE_string("image_size", "1024x2048", "Height x width of the image of evaluate.")
 CROPS = flags.DEFINE_list("crops", [256, 384, 512, 640, 768, 896, 1024], "Sides of the crops of scaling.")
 BATCHES = flags.DEFINE_list("batches", [1, 2, 4], "Batches of scaling, at the configured crop.")
+RIVAL_ROOT = flags.DEFINE_string("rival_root", None, "The files of which data.root is the prepared store, for input.")
 MEMORY_GIB = flags.DEFINE_float("memory_gib", 80.0, "What the largest batch of memory must fit into.", lower_bound=0.0)
 QUICK = flags.DEFINE_boolean("quick", False, "Find the peak by a smaller matrix product.")
 
@@ -53,9 +54,11 @@ def benchmark(config, workdir):
     programs, rows = Programs(config), []
     here = machine.describe()
     with tempfile.TemporaryDirectory() as folder:
-        opponents = Opponents(rivals, programs, Path(folder))
+        reading_only = set(suites) == {"input"}
+        opponents = Opponents(rivals, programs, Path(folder), reading_only=reading_only)
         print(machine.one_line(here), flush=True)
-        opponents.check(programs, programs.batch(FORWARD_BATCH.value, tuple(config.data.crop_size)))
+        if not reading_only:
+            opponents.check(programs, programs.batch(FORWARD_BATCH.value, tuple(config.data.crop_size)))
         session = measured.Session(
             programs,
             opponents,
@@ -63,6 +66,7 @@ def benchmark(config, workdir):
             matrix=2048 if QUICK.value else 4096,
             forward_batch=FORWARD_BATCH.value,
             memory_bytes=MEMORY_GIB.value * 2**30,
+            rival_root=RIVAL_ROOT.value,
             **sizes,
         )
         print(report.HEADER, flush=True)

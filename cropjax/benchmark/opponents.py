@@ -8,11 +8,14 @@ import numpy as np
 from cropjax.benchmark.machine import usable_cores
 from cropjax.benchmark.published import published_size
 from cropjax.benchmark.rivals import RIVALS, command_of, running
+from cropjax.config import build_source
 from cropjax.convert import torch_state, write_safetensors
+from cropjax.data.sources import FILES
 from cropjax.errors import UserError
 from cropjax.models.segnext import EVALUATION_SEED
 from cropjax.ops.nmf import draw_bases
 
+READ = ("cityscapes",)  # sources whose labels mmsegmentation reads as they are
 TOLERANCE = 1e-3  # of float32 logits, over the largest
 DTYPES = ("float32", "bfloat16")
 
@@ -20,20 +23,22 @@ DTYPES = ("float32", "bfloat16")
 class Opponents:
     """The rivals `names` on the network of `programs`; `folder` takes the files that they read.
 
-    `about` is what each said of itself, and how far its logits are from ours.
+    With `reading_only` they read files, and the network may be any. `about` is what each said of itself, and how far
+    its logits are from ours.
     """
 
-    def __init__(self, names, programs, folder):
+    def __init__(self, names, programs, folder, *, reading_only=False):
         self._config, self._folder = programs.config, folder
         network = self._config.model.name
         for name in names:
             if network not in RIVALS[name].networks:
                 raise UserError(f"--against {name}: it has no {network}, only {', '.join(RIVALS[name].networks)}")
         self._names, self.about = names, {}
-        if names:
+        if names and not reading_only:
             self._size = published_size(self._config)  # before the environments: a mistake in the config first
-            for name in names:
-                command_of(name, RIVALS[name])
+        for name in names:
+            command_of(name, RIVALS[name])
+        if names and not reading_only:
             state = torch_state(programs.weights) | upstream_bases(self._config)
             write_safetensors(folder / "weights.safetensors", state, {})
 
@@ -63,6 +68,35 @@ class Opponents:
                 **RIVALS[name].options | options,
             )
             self.about.setdefault(name, {}).update({k: v for k, v in answer.items() if k != "ready"})
+            yield process
+
+    @contextlib.contextmanager
+    def reader(self, name, root=None):
+        """A rival that reads the training files of the config, or those at `root`, as it would train on them."""
+        c = self._config.data
+        if c.source not in READ:
+            raise UserError(f"--against {name}: input reads the files of {' or '.join(READ)}, not of {c.source}")
+        ours = build_source(self._config, "train")
+        source = FILES[c.source](root, c.train_split) if root else ours
+        pairs = [[str(image), str(label)] for _, image, label in getattr(source, "files", ())]
+        if not pairs or len(pairs) != len(ours):
+            raise UserError(
+                f"--against {name}: it reads files: name the folder of those that data.root was prepared from with "
+                "--rival_root, and leave data.in_memory out"
+            )
+        wrong = [path for pair in pairs for path in pair if ".zip" in path or path.endswith("_labelIds.png")]
+        if wrong:
+            raise UserError(f"--against {name}: {wrong[0]}: it reads files with train ids: unpack and convert them")
+        with running(name, RIVALS[name]) as process:
+            answer = process.ask(
+                "open",
+                pairs=pairs,
+                batch_size=self._config.train.batch_size,
+                cores=usable_cores(),
+                **{field: c[field] for field in ("scale", "ratio_range", "crop_size", "cat_max_ratio", "flip")},
+                photometric=c.photometric != "off",
+            )
+            self.about.setdefault(name, {})["decoding_share"] = answer["decoding_share"]
             yield process
 
     def check(self, programs, batch):

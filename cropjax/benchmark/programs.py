@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from cropjax.benchmark.machine import forget_peak
 from cropjax.benchmark.measure import timer
-from cropjax.config import build_model, build_optimizer, label_set
+from cropjax.config import build_model, build_optimizer, example_form, label_set
+from cropjax.data.transforms import draw_distortion
 from cropjax.errors import UserError
 from cropjax.host_memory import StepMemory
 from cropjax.inference import make_predict
@@ -86,7 +87,11 @@ class Programs:
         return Programs(config)
 
     def batch(self, n, size):
-        return random_batch(n, size, self.classes, self.config.seed)
+        batch = random_batch(n, size, self.classes, self.config.seed)
+        if "distortion" in example_form(self.config):
+            rng = np.random.default_rng(self.config.seed)
+            batch["distortion"] = np.stack([draw_distortion(rng) for _ in range(n)])
+        return batch
 
     def forward(self, batch, dtype):
         """Logits at the head's stride of normalised images in `dtype`, in evaluation mode."""
@@ -102,10 +107,9 @@ class Programs:
     def train_forms(self, n, size):
         """The step of training on `n` crops, traced for shapes alone -> `jax.stages.Traced`."""
         step, direction = self._step()
-        forms = dict(image=((*size, 3), np.uint8), label=(size, np.uint8), size=((2,), np.int32))
         self._check(n)
         template = abstract_state(self.weights, direction, self.mesh)
-        return step.trace(template, batch_form(n, self.mesh, **forms))
+        return step.trace(template, batch_form(n, self.mesh, **example_form(self.config, size)))
 
     def predict(self, batch, mode):
         """Class ids of uint8 images on the device, at their size, as evaluation finds them under `mode`."""
@@ -122,7 +126,9 @@ class Programs:
 
     def _step(self):
         direction, schedule = build_optimizer(self.config)
-        return make_train_step(self.graph, direction, schedule, self.config, self.mesh), direction
+        # Those that a data set would give; any are as fast.
+        weights = tuple(np.linspace(0.5, 1.5, self.classes)) if self.config.loss.balance != "none" else ()
+        return make_train_step(self.graph, direction, schedule, self.config, self.mesh, weights), direction
 
     def _held(self):
         return jax.device_put(self.weights, replicated(self.mesh))

@@ -113,6 +113,8 @@ def notes(peaks, matrix, about):
     for dtype, flop in peaks.items():
         yield f"100 % is a product of two {matrix}x{matrix} matrices of {dtype}: {flop / 1e9:.0f} GFLOP/s"
     for name, said in about.items():
+        if "versions" not in said:  # it only read files
+            continue
         versions = ", ".join(f"{package} {version}" for package, version in said.get("versions", {}).items())
         same = f", logits {said['logits_difference']:.1e} from ours" if "logits_difference" in said else ""
         yield f"{name}: {versions}, {said.get('device')}, {said.get('parameters')} parameters{same}"

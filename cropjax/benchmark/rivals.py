@@ -11,6 +11,12 @@ The script of a kit, `third_party/<kit>/rival.py`, never imports cropjax. It is 
     {"do": "memory"} -> {"peak_bytes": N}
     {"do": "stop"}
 
+or, instead of a network, for the input pipeline
+
+    {"do": "open", "pairs": [[image, label], ...], "batch_size", "cores", "scale", "ratio_range", "crop_size",
+        "cat_max_ratio", "flip", "photometric"} -> {"ready": true, "decoding_share": s}
+    {"do": "read", "images": N} -> {"seconds": s}
+
 and may answer {"error": "one line"} instead. `weights` is a safetensors file by mmsegmentation's names, `image` an
 .npz of uint8 image [n,h,w,3] and label [n,h,w]. A process serves one row of the report, so that its peak of memory is
 that row's; between two questions it waits for its standard input, which costs no processor time but for the spinning
@@ -32,6 +38,9 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 10  # seconds until a process that should end is ended
 
 
+NETWORK = ("forward", "train", "evaluate", "scaling")  # suites
+
+
 class Rival(NamedTuple):
     """How to start a kit, what to tell it, and what it can do."""
 
@@ -39,14 +48,14 @@ class Rival(NamedTuple):
     script: str
     options: dict
     networks: tuple = ("pspnet", "deeplabv3plus", "segformer", "segnext")
-    suites: tuple = ("forward", "train", "evaluate", "scaling")
+    suites: tuple = NETWORK
     our_weights: bool = True  # and then its logits must be ours
 
 
 MMSEGMENTATION = (".cache/reference/mmsegmentation", "third_party/mmsegmentation/rival.py")
 KERAS_HUB = (".cache/reference/keras_hub", "third_party/keras_hub/rival.py")
 RIVALS = {
-    "torch": Rival(*MMSEGMENTATION, {"layout": "contiguous", "compile": False}),
+    "torch": Rival(*MMSEGMENTATION, {"layout": "contiguous", "compile": False}, suites=(*NETWORK, "input")),
     "torch_channels_last": Rival(*MMSEGMENTATION, {"layout": "channels_last", "compile": False}),
     "torch_compile": Rival(*MMSEGMENTATION, {"layout": "contiguous", "compile": True}),
     "keras_hub": Rival(*KERAS_HUB, {}, ("segformer",), ("forward", "train"), our_weights=False),

@@ -7,8 +7,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
+import numpy as np
 
 from cropjax.benchmark.machine import Others, peak_bytes
 from cropjax.benchmark.measure import OURS, WARM_UPS, Line, Party, Times, alternate, matrix_peak, timer
@@ -16,15 +18,14 @@ from cropjax.benchmark.opponents import Opponents
 from cropjax.benchmark.programs import Programs, count_flop
 from cropjax.benchmark.report import Row
 from cropjax.benchmark.startup import first_dispatch, self_contained, without_cache
-from cropjax.config import build_augment, build_source
-from cropjax.data.pipeline import train_batches
+from cropjax.config import build_augment, build_batches, build_source
 from cropjax.errors import UserError
 from cropjax.inference import window_starts
 from cropjax.models.repeat import KEEP
 from cropjax.progress import Progress
 from cropjax.validation import MODES
 
-IMAGES_A_ROUND = 16  # of `input`, at least
+IMAGES_A_ROUND = 32  # of `input`, at least
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Session:
     crops: tuple
     batches: tuple
     memory_bytes: float
+    rival_root: Path | None = None
 
     def __post_init__(self):
         self.peaks = {}  # FLOP/s by dtype
@@ -146,26 +148,65 @@ def evaluation(session):
 
 def pipeline(session):
     c = session.config
-    batches = train_batches(
-        build_source(c, "train"),
-        build_augment(c),
-        seed=c.seed,
-        batch_size=c.train.batch_size,
-        workers=c.data.workers,
-        threads=c.data.threads,
-    )
+    source = build_source(c, "train")
+    batches = build_batches(c, source)
+    ahead = (2 * c.data.threads + 2) * max(c.data.workers, 1)  # batches that are made before they are asked for
     count = -(-IMAGES_A_ROUND // c.train.batch_size)
-
-    def read(n=count):
-        for _ in itertools.islice(batches, n):
-            pass
-
-    with contextlib.closing(batches), Progress(WARM_UPS + session.rounds, unit="round", label="input") as progress:
-        read(2 * c.data.threads)  # what was made ahead while nobody waited
-        times = alternate({OURS: Party(timer(read), time.process_time)}, session.rounds, progress)
     images = count * c.train.batch_size
-    what = f"{c.data.source} {_shape(images, session.crop)}"
-    yield Row("input", what, times, values={"images_per_second": images / times.median()})
+
+    def read():
+        """Those that were made ahead do not count, and the next ones are not made while another party is timed."""
+        for _ in itertools.islice(batches, ahead):
+            pass
+        began = time.perf_counter()
+        for _ in itertools.islice(batches, count):
+            pass
+        seconds = time.perf_counter() - began
+        time.sleep(seconds / count * ahead)
+        return seconds
+
+    values = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(batches))
+        parties = {OURS: Party(read, time.process_time)}
+        for name in session.opponents.of("input"):
+            process = stack.enter_context(session.opponents.reader(name, session.rival_root))
+            values[f"{name}_decoding_share"] = session.opponents.about[name]["decoding_share"]
+            parties[name] = Party(partial(process.number, "seconds", "read", images=images), process.cpu)
+        with Progress(len(parties) * (WARM_UPS + session.rounds), unit="round", label="input") as progress:
+            times = alternate(parties, session.rounds, progress)
+    values = {
+        "images_per_second": images / times.median(),
+        "decoding_share": _decoding_share(source, build_augment(c)),
+    } | values
+    yield Row("input", f"{c.data.source} {_shape(images, session.crop)}", times, values=values)
+
+
+class _Watched:
+    """An image that adds up how long it takes to give its pixels."""
+
+    def __init__(self, image):
+        self._image, self.shape, self.seconds = image, image.shape, 0.0
+
+    def __getitem__(self, window):
+        began = time.perf_counter()
+        pixels = self._image[window]
+        self.seconds += time.perf_counter() - began
+        return pixels
+
+
+def _decoding_share(source, augment, records=16):
+    """How much of an example's time is reading and decoding, of some in a row on one thread."""
+    rng, decoding, whole = np.random.default_rng(0), 0.0, 0.0
+    for i in range(records):
+        began = time.perf_counter()
+        record = source[i % len(source)]
+        decoding += time.perf_counter() - began
+        image = record["image"] = _Watched(record["image"])
+        augment(record, rng)
+        decoding += image.seconds
+        whole += time.perf_counter() - began
+    return decoding / whole
 
 
 def scaling(session):

@@ -61,12 +61,26 @@ _CAMVID = (
     ("bicyclist", (0, 128, 192)),
 )
 
+# comma10k's five classes in the colours of its masks (commaai/comma10k, README).
+_COMMA10K = (
+    ("road", (64, 32, 32)),
+    ("lane markings", (255, 0, 0)),
+    ("undrivable", (128, 128, 96)),
+    ("movable", (0, 255, 102)),
+    ("my car", (204, 0, 255)),
+)
+
 CITYSCAPES = LabelSet(
     names=tuple(name for name, _, _ in _CITYSCAPES), palette=tuple(colour for _, _, colour in _CITYSCAPES)
 )
-CAMVID = LabelSet(names=tuple(name for name, _ in _CAMVID), palette=tuple(colour for _, colour in _CAMVID))
+CAMVID, COMMA10K = (
+    LabelSet(names=tuple(name for name, _ in classes), palette=tuple(colour for _, colour in classes))
+    for classes in (_CAMVID, _COMMA10K)
+)
 
 # uint8[256]: the 34 label ids 0..33 to train ids; the 15 that are not evaluated, and all else, to IGNORE.
 CITYSCAPES_TRAIN_ID = np.full(256, IGNORE, np.uint8)
 CITYSCAPES_TRAIN_ID[[label_id for _, label_id, _ in _CITYSCAPES]] = np.arange(len(_CITYSCAPES))
 CITYSCAPES_TRAIN_ID.flags.writeable = False
+# What a file of label ids may hold -> train id.
+CITYSCAPES_IDS = {value: int(CITYSCAPES_TRAIN_ID[value]) for value in (*range(34), IGNORE)}

@@ -6,25 +6,31 @@ Example i and its augmentation depend on (seed, i) alone, so the sequence is the
 worker processes and threads. Evaluation: each record once, in batches of equal shapes.
 """
 
-import collections
-import concurrent.futures
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grain
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from cropjax.data import transforms
+from cropjax.data.ahead import ahead
 from cropjax.data.labels import IGNORE
 from cropjax.errors import UserError
+from cropjax.host_memory import reuse_image_memory
 
+ON_ERROR = ("stop", "skip")
 _WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's RuntimeError begins
 
 
 class Source(Protocol):
-    """Records by index: {"image": uint8 [h, w, 3], "label": uint8 [h, w], "name": str}; see `sources`."""
+    """Records by index: {"image": uint8 [h, w, 3], "label": uint8 [h, w], "name": str}; see `sources`.
+
+    An image may be anything with a `shape` that gives an array for `image[rows, columns]`; see `store`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -42,16 +48,20 @@ def train_batches(
     process_count: int = 1,
     workers: int = 0,
     threads: int = 4,
+    on_error: str = "stop",
+    repeats: np.ndarray | None = None,
 ) -> Iterator[dict]:
     """This process's part of the global batches start_step, start_step + 1, ... without end.
 
     `batch_size` is the global one. Process p has the p-th of `process_count` contiguous parts, so that the parts
-    one after the other are the global batch. Every epoch has each record once, and a batch may span two epochs.
+    one after the other are the global batch. Every epoch has each record once, or as often as `repeats` (int [records])
+    says, and a batch may span two epochs.
     `workers` = 0 reads in `threads` threads of this process; otherwise each worker process has as many threads
     (and `source` and `augment` must be picklable).
 
     Batches are what `augment` returns, stacked: {"image", "label", "size"}. A `UserError` of the source comes out
-    of `next`, whichever thread or process met it.
+    of `next`, whichever thread or process met it. With `on_error` "skip" the next record that can be read takes the
+    place of one that cannot, a line in the log says so, and "skipped", int32 [n], how many were passed over.
     """
     if batch_size % process_count:
         raise UserError(
@@ -59,9 +69,12 @@ def train_batches(
         )
     # Grain shuffles epoch e with seed + e: without the hash, seed 0's second epoch would be seed 1's first.
     shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    examples = grain.MapDataset.source(source).shuffle(shuffle_seed).repeat().random_map(augment, seed=augment_seed)
+    make = _Examples(source, augment, on_error)
+    indices = grain.MapDataset.source(np.repeat(np.arange(len(source)), 1 if repeats is None else repeats))
+    examples = indices.shuffle(shuffle_seed).repeat().random_map(make, seed=augment_seed)
     # The remainder of an endless sequence is nothing, but keeping it overflows grain's length for a batch of 1.
     parts = examples.batch(batch_size // process_count, drop_remainder=True)
+    reuse_image_memory()
     batches = parts[process_index::process_count][start_step:].to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
@@ -69,14 +82,45 @@ def train_batches(
         _check_main_is_guarded()
         if not flags.FLAGS.is_parsed():  # grain reads its own flags; outside absl's app.run nobody parses them
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=2))
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+        batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _closing(iter(batches))
+
+
+class _Examples:
+    """The example of the record of an index."""
+
+    def __init__(self, source: Source, augment: Callable, on_error: str):
+        self._source, self._augment, self._on_error = source, augment, on_error
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict:
+        if self._on_error == "stop":
+            return self._augment(self._source[index], rng)
+        for skipped in range(len(self._source)):
+            try:
+                example = self._augment(self._source[(index + skipped) % len(self._source)], rng)
+            except UserError as error:
+                logging.warning("data.on_error = skip: %s", error)
+            else:
+                return example | {"skipped": np.int32(skipped)}
+        raise UserError("data.on_error = skip: not one record can be read; set it to stop to see why")
 
 
 def _check_main_is_guarded() -> None:
     # A worker is importing the main module, and that module starts workers.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError("data.workers: a script that uses workers must start under `if __name__ == '__main__':`")
+
+
+def _start_worker(worker: int, count: int) -> None:
+    """Run in a worker process. One whose parent was killed would otherwise wait for it for ever."""
+    reuse_image_memory()
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _closing(iterator: Any) -> Iterator[dict]:
@@ -116,7 +160,7 @@ def eval_batches(
     indices = range(process_index, len(source), process_count)
     waiting: dict[tuple, list[dict]] = {}
     yielded = 0
-    for record in _ahead(lambda index: _at_scale(source[index], scale), indices):
+    for record in ahead(lambda index: _at_scale(source[index], scale), indices):
         shapes = record["image"].shape, record["label"].shape
         group = waiting.setdefault(shapes, [])
         group.append(record)
@@ -136,9 +180,8 @@ def eval_batches(
 
 
 def _at_scale(record: dict, scale: tuple[int, int] | None) -> dict:
-    if scale is None:
-        return record
-    return record | {"image": transforms.resize_keep_ratio(record["image"], scale)}
+    image = record["image"][:, :]
+    return record | {"image": image if scale is None else transforms.resize_keep_ratio(image, scale)}
 
 
 def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:
@@ -148,18 +191,3 @@ def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:
     for i, record in enumerate(records):
         image[i], label[i] = record["image"], record["label"]
     return {"image": image, "label": label, "names": [record["name"] for record in records]}
-
-
-def _ahead(load: Callable[[int], dict], indices: Iterable[int], depth: int = 2) -> Iterator[dict]:
-    """load(i) for each i in order, `depth` of them at work while the consumer is."""
-    pool = concurrent.futures.ThreadPoolExecutor(depth, thread_name_prefix="eval-batches")
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
-    try:
-        for index in indices:
-            pending.append(pool.submit(load, index))
-            if len(pending) > depth:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

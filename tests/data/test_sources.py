@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cropjax.data import sources
+from cropjax.data import files, sources
 from cropjax.data.labels import CITYSCAPES_TRAIN_ID, IGNORE
 from cropjax.errors import UserError
 
@@ -199,7 +199,7 @@ def test_colours_as_labels(camvid):
     assert "mode RGB" in error_of(lambda: sources.CamVid(camvid, "train")[1])
 
 
-@pytest.mark.parametrize("read", [sources.read_image, sources.read_label])
+@pytest.mark.parametrize("read", [files.read_image, files.read_values])
 def test_unreadable_files(tmp_path, read):
     assert "cannot be read" in error_of(lambda: read(tmp_path / "gone.png"))
     (tmp_path / "text.png").write_text("not a picture")
@@ -217,17 +217,17 @@ def whole(tmp_path_factory):
     Image.fromarray(pixels).save(folder / "image.jpg")
     Image.fromarray(pixels).save(folder / "progressive.jpg", progressive=True)
     Image.fromarray(pixels[..., 0]).save(folder / "label.png")
-    files = [
-        ((folder / name).read_bytes(), sources.read_label if name == "label.png" else sources.read_image)
+    whole_files = [
+        ((folder / name).read_bytes(), files.read_values if name == "label.png" else files.read_image)
         for name in ("image.png", "image.jpg", "progressive.jpg", "label.png")
     ]
-    return files, folder / "part"
+    return whole_files, folder / "part"
 
 
 @given(data=st.data())
 def test_every_truncation_is_an_error(whole, data):
-    files, path = whole
-    content, read = data.draw(st.sampled_from(files))
+    whole_files, path = whole
+    content, read = data.draw(st.sampled_from(whole_files))
     path.write_bytes(content)
     assert read(path).shape[:2] == (32, 48)
     lost = data.draw(st.integers(1, 20) | st.integers(1, len(content)))

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from mmengine.optim import build_optim_wrapper  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
 from mmseg.structures import SegDataSample  # noqa: E402
+from reader import Reader  # noqa: E402
 from upstream import NMF2D, Config, build, mmseg, published  # noqa: E402
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of RGB
@@ -160,7 +161,7 @@ def grouped_optimizer(net, name, rules, **settings):
 
 
 def main():
-    rival = None
+    rival = reader = None
     for line in sys.stdin:
         message = json.loads(line)
         do = message.pop("do")
@@ -171,6 +172,11 @@ def main():
                 rival = None  # its memory, before the next one's
                 rival = Rival(**message)
                 answer = rival.ready()
+            elif do == "open":
+                reader = Reader(**message)
+                answer = reader.ready()
+            elif do == "read" and reader:
+                answer = reader.read(**message)
             elif do in ("forward", "logits", "train", "evaluate", "memory") and rival:
                 answer = getattr(rival, do)(**message)
             else:

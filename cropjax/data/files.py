@@ -1,0 +1,173 @@
+"""From an image or label file to pixels, complete or a `UserError` that names it.
+
+A file is a `pathlib.Path` or a `Member` of a zip archive: what has a `name`, a `stem` and `read_bytes()`.
+"""
+
+import contextlib
+import io
+import math
+import struct
+from collections.abc import Mapping, Sequence
+
+import cv2
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from cropjax.errors import UserError
+
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # 89 million: more is taken for a decompression bomb
+_UNKNOWN = 254  # marks what is no class; no data set here has so many
+_PNG, _JPEG = b"\x89PNG", b"\xff\xd8"
+
+
+def read_image(file) -> np.ndarray:
+    """The pixels as stored, uint8 [h, w, 3] RGB.
+
+    As OpenCV converts to colours: 16 bits to 8 by cutting off, grey and palette to colours, alpha dropped. An EXIF
+    orientation is not applied, because a label file has none.
+    """
+    data = read_bytes(file)
+    pixels = _plain_png(data, channels=3)
+    if pixels is None:
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        with contextlib.suppress(cv2.error):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise UserError(f"{file}: cannot be decoded; copy or download it again")
+    return pixels
+
+
+def _plain_png(data: bytes, channels: int) -> np.ndarray | None:
+    """A PNG of one or three channels of 8 bits, uint8 [h, w] or [h, w, 3], in two thirds of OpenCV's time; or None."""
+    if data.startswith(_PNG) and data[24:26] == bytes([8, {1: 0, 3: 2}[channels]]):  # depth, kind
+        with contextlib.suppress(imagecodecs.PngError):
+            pixels = imagecodecs.png_decode(data)
+            if pixels.shape[2:] == ((3,) if channels == 3 else ()):  # a transparent colour would make it one more
+                return pixels
+    return None
+
+
+class Ids:
+    """Reads label files of one 8-bit channel; `train_id` maps every value that one may hold to its train id."""
+
+    def __init__(self, train_id: Mapping[int, int]):
+        self._known = sorted(train_id)
+        self._train_id = np.full(256, _UNKNOWN, np.uint8)
+        self._train_id[list(train_id)] = list(train_id.values())
+
+    def __call__(self, file) -> np.ndarray:
+        """uint8 [h, w] train ids."""
+        values = read_values(file)
+        label = cv2.LUT(values, self._train_id)
+        if (label == _UNKNOWN).any():
+            unknown = np.setdiff1d(values, self._known)
+            raise UserError(
+                f"{file}: holds the value {unknown[0]}, which is no class; allowed are {_ranges(self._known)}"
+            )
+        return label
+
+
+class Colours:
+    """Reads label files that show classes in colours: `palette[i]` (r, g, b) is train id i. Alpha does not count."""
+
+    def __init__(self, palette: Sequence[tuple[int, int, int]]):
+        codes = _code(np.array(palette, np.uint8))
+        self._order = np.argsort(codes)
+        self._codes = codes[self._order]
+
+    def __call__(self, file) -> np.ndarray:
+        """uint8 [h, w] train ids."""
+        picture = open_picture(file, read_bytes(file))
+        if picture.mode not in ("RGB", "RGBA", "P"):
+            raise UserError(f"{file}: an image of mode {picture.mode}; a label of this data set is in colours")
+        codes = _code(np.asarray(picture.convert("RGB")))
+        places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
+        unknown = self._codes[places] != codes
+        if unknown.any():
+            y, x = np.argwhere(unknown)[0]
+            raise UserError(f"{file}: the colour #{codes[y, x]:06x} at row {y}, column {x} is no class's")
+        return self._order.astype(np.uint8)[places]
+
+
+def _code(colours: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] -> int32 [...], 0xrrggbb."""
+    return colours.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def read_values(file) -> np.ndarray:
+    """The values as stored, uint8 [h, w]; of a palette image the indices, not the colours (OpenCV gives those)."""
+    data = read_bytes(file)
+    values = _plain_png(data, channels=1)
+    if values is not None:
+        return values
+    picture = open_picture(file, data)
+    if picture.mode not in ("L", "P"):
+        raise UserError(
+            f"{file}: an image of mode {picture.mode}; a label has one 8-bit channel of class ids, not colours"
+        )
+    return np.asarray(picture)
+
+
+def open_picture(file, data: bytes) -> Image.Image:
+    """The decoded picture of a file's bytes."""
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{file}: cannot be decoded ({error}); copy or download it again") from error
+    return picture
+
+
+def read_bytes(file) -> bytes:
+    """The bytes of a whole PNG or JPEG: some decoders fill what a truncated file lacks with grey.
+
+    OpenCV 4.10 does so for a JPEG without a word; OpenCV 5 refuses it.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    if not data.startswith((_PNG, _JPEG)):
+        raise UserError(f"{file}: neither PNG nor JPEG; convert it, or remove it with its counterpart")
+    if _claimed_pixels(data) > MOST_PIXELS:
+        raise UserError(f"{file}: claims more than {MOST_PIXELS} pixels; remove it, or cut it into parts")
+    if not (_whole_png(data) if data.startswith(_PNG) else _whole_jpeg(data)):
+        raise UserError(f"{file}: truncated or damaged; copy or download it again")
+    return data
+
+
+def _claimed_pixels(data: bytes) -> int:
+    """By the header alone."""
+    if data.startswith(_PNG):
+        w, h = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
+        return w * h
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return math.prod(picture.size)
+    except Image.DecompressionBombError:
+        return MOST_PIXELS + 1
+    except (OSError, SyntaxError, ValueError):
+        return 0  # the decoder will say what is wrong
+
+
+def _whole_jpeg(data: bytes) -> bool:
+    """Whether it ends after its last scan's start: neither marker can occur inside a scan."""
+    return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") >= 0
+
+
+def _whole_png(data: bytes) -> bool:
+    """Whether every chunk's checksum holds, up to the end chunk."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.verify()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return b"\0\0\0\0IEND\xaeB`\x82" in data  # the end chunk itself, which `verify` does not check
+
+
+def _ranges(values: list[int]) -> str:
+    """[0, 1, 2, 255] -> '0..2 and 255'."""
+    starts = [v for v in values if v - 1 not in values]
+    ends = [v for v in values if v + 1 not in values]
+    return " and ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))

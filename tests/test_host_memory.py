@@ -98,5 +98,5 @@ def test_images_are_made_in_the_memory_of_those_before():
         int(subprocess.run([*command, how], capture_output=True, text=True, check=True).stdout)
         for how in ("plain", "reused")
     )
-    assert plain > 10_000  
+    assert plain > 10_000
     assert reused < plain / 20

@@ -3,7 +3,8 @@
     python -m cropjax.main --config configs/comma10k_deeplab.py --config.data.root=path/to/comma10k
 
 The network of camvid_deeplab.py. Data: the repository commaai/comma10k (1164x874, MIT, 5 classes), of which the names
-that end in 9 are the validation split; crops are half as high and wide as the image. Not run at full length by us yet.
+that end in 9 are the validation split; crops are half as high and wide as the image, but for a row. Not run at full
+length by us yet.
 """
 
 from cropjax.config import defaults
@@ -17,7 +18,7 @@ def get_config():
 
     config.data.source = "comma10k"
     config.data.scale = (1164, 874)
-    config.data.crop_size = (437, 582)
+    config.data.crop_size = (436, 582)
     config.data.threads = 2
 
     config.loss.average = "valid"

@@ -7,9 +7,8 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from trees import cityscapes_tree
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,24 +44,11 @@ def commands():
                     yield page, line
 
 
-def cityscapes_tree(root):
-    """Two training images and one for evaluation, for the commands that read files."""
-    for split, count in {"train": 2, "val": 1}.items():
-        for i in range(count):
-            for folder, ending, pixels in (
-                ("leftImg8bit", "leftImg8bit", np.full((32, 64, 3), 40 * i, np.uint8)),
-                ("gtFine", "gtFine_labelIds", np.repeat(np.arange(7, 9), 1024).reshape(32, 64).astype(np.uint8)),
-            ):
-                path = root / folder / split / "ulm" / f"ulm_{i:06d}_000019_{ending}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-
-
 @pytest.mark.slow
 def test_commands(tmp_path):
     found = list(commands())
     assert found
-    cityscapes_tree(tmp_path / "cityscapes")
+    cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1}, size=(32, 64))
     places = ("--workdir", "--weights", "--out", "--root")  # of the files that a command reads or leaves
     data_root = "--config.data.root="
     for _, line in found:

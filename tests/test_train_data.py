@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from tiny import tiny_config
+from trees import comma10k_tree
 
 from cropjax.config import build_augment, build_source, example_form
-from cropjax.data.labels import COMMA10K
 from cropjax.data.pipeline import train_batches
 from cropjax.data.prepare import prepare
 from cropjax.errors import UserError
@@ -24,17 +23,11 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 @pytest.fixture
 def comma10k(tmp_path):
     """Nine images of 30 x 60, eight to train on; class 0 has half of each, the rare class 4 is in one of them."""
-    rng, root = np.random.default_rng(0), tmp_path / "comma10k"
+    row, labels = np.maximum(np.arange(60) * 4 // 60 - 1, 0), {}
     for i in range(9):
-        label = np.maximum(np.arange(60)[None].repeat(30, 0) * 4 // 60 - 1, 0)
-        label[label == 2] = 4 if i == 3 else 3
-        for folder, pixels in {
-            "imgs": rng.integers(0, 256, (30, 60, 3), np.uint8),
-            "masks": np.array(COMMA10K.palette, np.uint8)[label],
-        }.items():
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(root / folder / f"{i:04d}_{i + 1}.png")
-    return root
+        label = np.where(row == 2, 4 if i == 3 else 3, row)
+        labels[f"{i:04d}_{i + 1}"] = label[None].repeat(30, 0)
+    return comma10k_tree(tmp_path / "comma10k", labels)
 
 
 def config_of(root, **data):

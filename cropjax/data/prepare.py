@@ -25,6 +25,7 @@ from cropjax.data.sources import FILES, NO_DATA
 from cropjax.data.store import FEATURES, FORM, encode
 from cropjax.errors import UserError
 from cropjax.progress import Progress
+from cropjax.workdir import write_text
 
 SHARD_BYTES = 256 << 20
 SAMPLE = 8  # records that are encoded to tell the disk need
@@ -64,7 +65,7 @@ def prepare(source, root, out, *, splits=("train", "val"), threads=None):
                 if not started:
                     shutil.rmtree(partial)
                 raise
-            _write_whole(plan_path, json.dumps(plan).encode())
+            write_text(plan_path, json.dumps(plan))
         for split, records in sources.items():
             _write_split(partial, source, split, records, plan["shards"][split], threads)
         _write_metadata(partial, source, sources, plan)
@@ -164,12 +165,6 @@ def _fingerprint(sources, root):
 
 def _digest(data):
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _write_whole(path, data):
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _gigabytes(size):

@@ -17,7 +17,7 @@ from cropjax.data.files import Ids, read_image
 from cropjax.data.labels import CITYSCAPES_IDS, LabelSet
 from cropjax.errors import UserError
 
-FORM = 1  # of the records; a store of another form is refused
+FORM = 1  # of the records, `TILE` included; a store of another form is refused
 TILE = 128
 FEATURES = tfds.features.FeaturesDict(
     {

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from tiny import tiny_config
+from trees import cityscapes_tree
 
 from cropjax.benchmark import opponents, rivals
 from cropjax.benchmark.measure import OURS
@@ -120,16 +120,7 @@ def test_rows_with_a_rival(tiny_session, quick_compile):
 @pytest.fixture
 def tree(tmp_path):
     """Three frames of Cityscapes for training, with train ids."""
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        for folder, ending, pixels in (
-            ("leftImg8bit", "leftImg8bit", rng.integers(0, 256, (40, 80, 3), np.uint8)),
-            ("gtFine", "gtFine_labelTrainIds", rng.integers(0, 19, (40, 80), np.uint8)),
-        ):
-            path = tmp_path / "tree" / folder / "train/ulm" / f"ulm_{i:06d}_000019_{ending}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path)
-    return tmp_path / "tree"
+    return cityscapes_tree(tmp_path / "tree", {"train": 3}, size=(40, 80), labels="labelTrainIds")
 
 
 def reading(name, root, folder, **data):

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from trees import comma10k_tree
 
 from cropjax.data.labels import COMMA10K
 from cropjax.panels import GAP
@@ -27,18 +28,10 @@ def get_config():
 @pytest.fixture
 def comma10k(tmp_path):
     """Ten images of 30 x 40; class 4 is in one of the eight of the training split, class 1 in none."""
-    rng, root = np.random.default_rng(0), tmp_path / "comma10k"
-    for i in range(10):
-        classes = [0, 2, 3] if i != 3 else [0, 2, 4]
-        label = np.array(classes)[np.arange(40) * 3 // 40][None].repeat(30, 0)
-        for folder, pixels in {
-            "imgs": rng.integers(0, 256, (30, 40, 3), np.uint8),
-            "masks": np.array(COMMA10K.palette, np.uint8)[label],
-        }.items():
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(root / folder / f"{i:04d}_{i % 5 + 5}.png")
+    rows = {i: np.array([0, 2, 4 if i == 3 else 3])[np.arange(40) * 3 // 40] for i in range(10)}
+    labels = {f"{i:04d}_{i % 5 + 5}": row[None].repeat(30, 0) for i, row in rows.items()}
     (tmp_path / "config.py").write_text(CONFIG)
-    return root
+    return comma10k_tree(tmp_path / "comma10k", labels)
 
 
 def run(module, root, *options):

@@ -93,15 +93,19 @@ def started(**options):
     return batches, int(next(batches)["process"][0])
 
 
+def assert_soon(batches, error):
+    began = time.monotonic()
+    with pytest.raises(UserError, match=error):
+        list(batches)
+    batches.close()
+    assert time.monotonic() - began < 15
+
+
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_an_error_within_seconds_and_is_killed():
     batches, worker = started(patience=3.0)
     os.kill(worker, signal.SIGSTOP)
-    began = time.monotonic()
-    with pytest.raises(UserError, match=r"^data.patience: .* a worker process hangs"):
-        list(batches)
-    batches.close()
-    assert time.monotonic() - began < 15
+    assert_soon(batches, r"^data.patience: .* a worker process hangs")
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
 
@@ -135,8 +139,4 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 def test_a_worker_that_is_killed_is_an_error_within_seconds():
     batches, worker = started(patience=30.0)
     os.kill(worker, signal.SIGKILL)
-    began = time.monotonic()
-    with pytest.raises(UserError, match=r"^data.workers: a worker process died"):
-        list(batches)
-    assert time.monotonic() - began < 15
-    batches.close()
+    assert_soon(batches, r"^data.workers: a worker process died")

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
+from trees import cityscapes_tree
 
 from cropjax.data import prepare as module
 from cropjax.data.archives import members
@@ -23,18 +23,7 @@ from cropjax.errors import UserError
 @pytest.fixture
 def tree(tmp_path):
     """A Cityscapes tree of 6 training and 2 evaluation images."""
-    rng, root = np.random.default_rng(0), tmp_path / "cityscapes"
-    for split, count in {"train": 6, "val": 2}.items():
-        for i in range(count):
-            name = f"ulm_{i:06d}_000019"
-            for folder, ending, pixels in (
-                ("leftImg8bit", "leftImg8bit", rng.integers(0, 256, (20, 40, 3), np.uint8)),
-                ("gtFine", "gtFine_labelIds", rng.integers(0, 34, (20, 40), np.uint8)),
-            ):
-                path = root / folder / split / "ulm" / f"{name}_{ending}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-    return root
+    return cityscapes_tree(tmp_path / "cityscapes", {"train": 6, "val": 2})
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from cropjax.ops.resize import interpolation_matrix, resize_bilinear
 _EPS = float(np.finfo(np.float32).eps)
 
 AVERAGES = ("all", "valid")
-# What a band of rows of full-size logits may take: it then stays in a processor's cache.
-BAND_BYTES = 4 * 2**20
+# What a band of rows of full-size logits may take: it then stays in a processor's cache, or keeps a GPU busy.
+BAND_BYTES = {"cpu": 4 * 2**20, "gpu": 64 * 2**20}
 
 
 def cross_entropy(logits, labels, *, average="all", weights=()):
@@ -62,61 +62,64 @@ def resized_cross_entropy(logits, labels, *, align_corners, average="all", weigh
 
     The full-size logits are made a band of rows at a time, and with them the gradient, which is as small as `logits`:
     of all that a loss at full size writes, [n,h,w,k] several times, nothing remains. `in_bands=False` does it at once,
-    for rows that are split over devices.
+    for rows that are split over devices. Of bfloat16 logits, the resize's products may be as a GPU has them by default:
+    TF32, four times as fine as the logits.
     """
+    precision = "default" if logits.dtype == jnp.bfloat16 else "highest"
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if is_plain() or not in_bands:
         full = resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
         return cross_entropy(full, labels, average=average, weights=weights), pixel_accuracy(full, labels)
-    return _in_bands(logits, labels, align_corners, average, tuple(weights))
+    return _in_bands(logits, labels, align_corners, average, tuple(weights), precision)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _in_bands(logits, labels, align_corners, average, weights):
-    return _bands_forward(logits, labels, align_corners, average, weights)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _in_bands(logits, labels, align_corners, average, weights, precision):
+    return _bands_forward(logits, labels, align_corners, average, weights, precision)[0]
 
 
-def _bands_forward(logits, labels, align_corners, average, weights):
+def _bands_forward(logits, labels, align_corners, average, weights, precision):
     n, h, w, k = logits.shape
     _, height, width = labels.shape
-    band = int(np.clip(BAND_BYTES // (n * width * k * logits.dtype.itemsize), 1, height))
+    most = BAND_BYTES.get(jax.default_backend(), BAND_BYTES["gpu"])
+    band = int(np.clip(most // (n * width * k * logits.dtype.itemsize), 1, height))
     count = -(-height // band)
     rows = np.zeros((count * band, h))
     rows[:height] = interpolation_matrix(h, height, align_corners)
     rows = jnp.asarray(rows.reshape(count, band, h), logits.dtype)
     columns = jnp.asarray(interpolation_matrix(w, width, align_corners), logits.dtype)
     bands = jnp.pad(labels, ((0, 0), (0, count * band - height), (0, 0)), constant_values=IGNORE)
-    bands = bands.reshape(n, count, band, width).swapaxes(0, 1)
+    bands = bands.reshape(n, count, band, width).transpose(1, 2, 0, 3)
     scale = 1 / (_divisor(labels, average, weights, logits.dtype) + _EPS)
-    product = partial(jnp.einsum, precision="highest")
-    wide = product("xw,nhwk->nhxk", columns, logits)
+    product = partial(jnp.einsum, precision=precision)
+    wide = product("xw,nhwk->hnxk", columns, logits)  # rows first: a band is then a product of two matrices
 
     def step(carry, operands):
         loss, right, slope = carry
         rows, labels = operands
-        full = product("yh,nhxk->nyxk", rows, wide)
+        full = product("yh,hnxk->ynxk", rows, wide)
         valid = labels != IGNORE
         hot = jnp.arange(k) == labels[..., None]
         largest = full.max(-1, keepdims=True)
         exponentials = jnp.exp(full - largest)
         sums = exponentials.sum(-1, keepdims=True)
         losses = (jnp.log(sums) + largest)[..., 0] - jnp.where(hot, full, 0).sum(-1)
-        right += ((jnp.argmax(full, -1) == labels) & valid).sum((1, 2), dtype=jnp.int32)
+        right += ((jnp.argmax(full, -1) == labels) & valid).sum((0, 2), dtype=jnp.int32)
         dfull = jnp.where(valid[..., None], exponentials / sums - hot, 0)
         if weights:
             of_pixel = _pixel_weights(labels, weights, logits.dtype)
             losses, dfull = losses * of_pixel, dfull * of_pixel[..., None]
-        loss += jnp.where(valid, losses, 0).sum((1, 2))
-        return (loss, right, slope + product("yh,nyxk->nhxk", rows, dfull)), None
+        loss += jnp.where(valid, losses, 0).sum((0, 2))
+        return (loss, right, slope + product("yh,ynxk->hnxk", rows, dfull)), None
 
     # An image's each, for images may be on several devices: a sum over all in every turn would be one over devices.
     start = jnp.zeros(n, logits.dtype), jnp.zeros(n, jnp.int32), jnp.zeros_like(wide)
     (loss, right, slope), _ = lax.scan(step, start, (rows, bands))
     accuracy = 100 * (right.sum() + _EPS) / ((labels != IGNORE).sum() + _EPS)
-    return (loss.sum() * scale, accuracy), product("xw,nhxk->nhwk", columns, slope) * scale
+    return (loss.sum() * scale, accuracy), product("xw,hnxk->nhwk", columns, slope) * scale
 
 
-def _bands_backward(align_corners, average, weights, slope, cotangents):
+def _bands_backward(align_corners, average, weights, precision, slope, cotangents):
     return cotangents[0] * slope, None
 
 

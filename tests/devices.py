@@ -93,7 +93,7 @@ def distance(run, reference):
 def main(dtype, meshes):
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # each program runs five times only
-    cropjax.losses.BAND_BYTES = 2**15  # several bands of even these maps
+    cropjax.losses.BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
     assert exchanging_loops(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}
     for groups in (1, 4):

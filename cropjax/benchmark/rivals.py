@@ -57,7 +57,7 @@ KERAS_HUB = (".cache/reference/keras_hub", "third_party/keras_hub/rival.py")
 RIVALS = {
     "torch": Rival(*MMSEGMENTATION, {"layout": "contiguous", "compile": False}, suites=(*NETWORK, "input")),
     "torch_channels_last": Rival(*MMSEGMENTATION, {"layout": "channels_last", "compile": False}),
-    "torch_compile": Rival(*MMSEGMENTATION, {"layout": "contiguous", "compile": True}),
+    "torch_compile": Rival(*MMSEGMENTATION, {"layout": "channels_last", "compile": True}),
     "keras_hub": Rival(*KERAS_HUB, {}, ("segformer",), ("forward", "train"), our_weights=False),
 }
 

@@ -15,9 +15,18 @@ def attention(query, key, value):
     [n,h,q,k] matrix; it wants d to be a multiple of 8.
     """
     if query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() == "gpu":
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return _flash(query, key, value)
     query = query * (query.shape[-1] ** -0.5)
     return _definition(query, key, value) if is_plain() else _attention(query, key, value)
+
+
+def _flash(query, key, value, implementation="cudnn"):
+    """JAX has gradients of cuDNN's kernel for even lengths alone, so odd ones are padded by one position."""
+    n, queries, keys = *query.shape[:2], key.shape[1]
+    query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    # A padded query is cut off, and so is its gradient; a padded key must not be seen.
+    lengths = {"key_value_seq_lengths": jnp.full(n, keys, jnp.int32)} if keys % 2 else {}
+    return jax.nn.dot_product_attention(query, key, value, **lengths, implementation=implementation)[:, :queries]
 
 
 def _definition(query, key, value):

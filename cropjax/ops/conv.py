@@ -57,10 +57,13 @@ def _dense_forward(x, kernel, stride, dilation, padding):
 def _dense_backward(stride, dilation, padding, residuals, dy):
     x, kernel = residuals
     plain = partial(_definition, stride=stride, dilation=dilation, padding=padding)
-    if jax.default_backend() != "cpu":
-        return jax.vjp(plain, x, kernel)[1](dy)
     (dx,) = jax.vjp(lambda x: plain(x, kernel), x)[1](dy)
-    return dx, _dense_kernel_gradient(x, dy, kernel.shape[:2], stride, dilation, padding)
+    if jax.default_backend() == "cpu":
+        return dx, _dense_kernel_gradient(x, dy, kernel.shape[:2], stride, dilation, padding)
+    if stride == 1 and dilation > 1 and x.shape[1:3] == dy.shape[1:3]:
+        x, dy = _interleaved(x, dilation), _interleaved(dy, dilation)
+        plain = partial(_definition, stride=1, dilation=1, padding=padding // dilation)
+    return dx, jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](dy)[0]
 
 
 def _dense_kernel_gradient(x, dy, taps, stride, dilation, padding):
@@ -83,6 +86,19 @@ def _dense_kernel_gradient(x, dy, taps, stride, dilation, padding):
 
 
 _dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _interleaved(x, dilation):
+    """The maps [n dilation^2,h',w',c] that a dilated kernel sees one at a time, padded with zeros to one size.
+
+    On them the gradient of a dilated kernel, which XLA gives cuDNN as a convolution with a kernel as large as the map
+    and strides, is that of a plain one: a tenth of the time.
+    """
+    n, h, w, c = x.shape
+    rows, columns = (-(-size // dilation) for size in (h, w))
+    x = pad(x, (0, rows * dilation - h), (0, columns * dilation - w))
+    x = x.reshape(n, rows, dilation, columns, dilation, c).transpose(0, 2, 4, 1, 3, 5)
+    return x.reshape(-1, rows, columns, c)
 
 
 def _pays_winograd(kernel, stride):

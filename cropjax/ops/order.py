@@ -21,7 +21,7 @@ def once(function):
     """`function` of arrays as a program of its own, whose result is computed once.
 
     XLA would compute a cheap one again for each of its uses, with all that is cheap before it. Elsewhere than on a CPU
-    `function` as it is.
+    it minds a barrier.
     """
 
     @jax.jit
@@ -32,7 +32,7 @@ def once(function):
     @functools.wraps(function)
     def call(*arguments):
         if jax.default_backend() != "cpu":
-            return function(*arguments)
+            return lax.optimization_barrier(function(*arguments))
         with set_xla_metadata(inlineable="false"):
             return program(*arguments)
 

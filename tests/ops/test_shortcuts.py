@@ -1,5 +1,6 @@
 """Every shortcut of `cropjax/ops` against the definition that `plain()` switches on: values and gradients, float64."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import jax
@@ -67,13 +68,23 @@ def test_plain_ends_where_it_ends():
     assert not is_plain()
 
 
+@contextmanager
+def taken_for(backend):
+    """Within, shortcuts are chosen as on another kind of device; what they compute runs on any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: backend)
+        yield
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @given(h=SIZES, w=SIZES, k=st.sampled_from([1, 2, 3, 5]), stride=st.integers(1, 3), dilation=st.integers(1, 3))
 @settings(max_examples=12)
-def test_dense(h, w, k, stride, dilation):
+def test_dense(backend, h, w, k, stride, dilation):
     padding = dilation * (k // 2)
     h, w = (max(size, dilation * (k - 1) + 1 - 2 * padding) for size in (h, w))
     function = partial(conv, stride=stride, dilation=dilation, padding=padding)
-    assert_same(function, by_definition(function), draw(2, h, w, 3), draw(k, k, 3, 4))
+    with taken_for(backend):
+        assert_same(function, by_definition(function), draw(2, h, w, 3), draw(k, k, 3, 4))
 
 
 @given(h=SIZES, w=SIZES, dilation=st.integers(1, 4))
@@ -111,11 +122,13 @@ def test_winograd_keeps_float32():
     assert errors[0] < 2e-6 * np.abs(exact).max()
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @given(h=SIZES, w=SIZES, size=st.sampled_from([(3, 3), (1, 5), (5, 1), (7, 3)]), dilation=st.integers(1, 3))
 @settings(max_examples=8)
-def test_depthwise(h, w, size, dilation):
+def test_depthwise(backend, h, w, size, dilation):
     function = partial(depthwise_conv, dilation=dilation, padding=tuple(dilation * (k // 2) for k in size))
-    assert_same(function, by_definition(function), draw(2, h, w, 3), draw(*size, 3))
+    with taken_for(backend):
+        assert_same(function, by_definition(function), draw(2, h, w, 3), draw(*size, 3))
 
 
 @given(

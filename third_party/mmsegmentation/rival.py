@@ -6,7 +6,8 @@ input, in a system call: cropjax measures that it takes no processor time there 
 The network is the published one, with the published dropout and drop path in training. Where upstream leaves speed
 lying around that costs one line here, this side has it: parameters with the same factors share a group of the
 optimiser (mmengine makes a group a parameter), and full-size logits are not resized to the size that they have.
-On a GPU, float32 products may use TF32, as cropjax's do, but for the logits that the two sides are compared by.
+On a GPU, float32 products may use TF32, as cropjax's do, but for the logits that the two sides are compared by, and
+cuDNN tries its algorithms, as upstream's runtime has it (`cudnn_benchmark`).
 """
 
 import json
@@ -38,6 +39,7 @@ class Rival:
     def __init__(self, network, size, align_corners, weights, image, dtype, layout, compile, optimizer, threads):
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
         torch.manual_seed(0)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.format = torch.channels_last if layout == "channels_last" else torch.contiguous_format

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -54,12 +55,22 @@ def count_flop(jitted, *arguments):
     """FLOP of one call, 2 for a multiplication with its addition, by XLA's count of the program as it is lowered.
 
     The program by definition is counted, so that a shortcut raises the share of the peak and does not lower the work.
-    The body of a loop is counted once. None where the backend does not count.
+    The body of a loop is counted once. None for several devices that are not CPUs.
     """
     defined = jax.jit(lambda *arguments: jitted.__wrapped__(*arguments))  # a new function: the other is traced already
     with plain():
-        cost = defined.lower(*arguments).cost_analysis()
+        cost = defined.lower(*arguments).cost_analysis() or _cost_on_cpu(defined, arguments)
     return float(cost["flops"]) if cost and "flops" in cost else None
+
+
+def _cost_on_cpu(jitted, arguments):
+    """XLA's count by its CPU client, since a GPU's has none: the program moves there without its devices."""
+    exported = jax.export.export(jitted, platforms=["cpu"])(*arguments)
+    if exported.nr_devices > 1:
+        return None
+    forms = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return jax.jit(exported.call).lower(*forms).cost_analysis()
 
 
 def random_batch(n, size, classes, seed):

@@ -52,7 +52,7 @@ def test_a_run(tmp_path, config):
     assert report["rivals"] == {}
     assert report["rows"][0]["suite"] == "forward"
     assert len(report["rows"][0]["parties"]["ours"]["seconds"]) == 2
-    assert {file.name for file in tmp_path.iterdir()} == {"tiny.py", "report.json", "report.png"}
+    assert {file.name for file in tmp_path.glob("*.*")} == {"tiny.py", "report.json", "report.png"}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Runs:
         np.not_equal(label[:, 1:], label[:, :-1], out=begins[:, 1:])
         where = np.flatnonzero(begins)
         per_row = np.bincount(where // label.shape[1], minlength=label.shape[0])
-        return cls(label.shape, per_row, where % label.shape[1], label[begins])
+        return cls(label.shape, per_row, where % label.shape[1], label.ravel()[where])
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         return np.repeat(self.values, self._ends - self.starts).reshape(self.shape)[window]

@@ -46,7 +46,7 @@ def check_split(config, split, source, progress=None):
     def read(index):
         try:
             record = source[index]
-            image, label = record["image"][:, :], record["label"]
+            image, label = record["image"][:, :], record["label"][:, :]
             crop = None
             if split == "train":
                 crop = augment(record, np.random.default_rng([config.seed, index]))["label"]

@@ -29,7 +29,7 @@ _WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's Runti
 class Source(Protocol):
     """Records by index: {"image": uint8 [h, w, 3], "label": uint8 [h, w], "name": str}; see `sources`.
 
-    An image may be anything with a `shape` that gives an array for `image[rows, columns]`; see `store`.
+    An image or a label may be anything with a `shape` that gives an array for two slices; see `store` and `runs`.
     """
 
     def __len__(self) -> int: ...
@@ -180,8 +180,8 @@ def eval_batches(
 
 
 def _at_scale(record: dict, scale: tuple[int, int] | None) -> dict:
-    image = record["image"][:, :]
-    return record | {"image": image if scale is None else transforms.resize_keep_ratio(image, scale)}
+    image, label = record["image"][:, :], record["label"][:, :]
+    return record | {"image": image if scale is None else transforms.resize_keep_ratio(image, scale), "label": label}
 
 
 def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:

@@ -121,7 +121,7 @@ def is_prepared(root: Path) -> bool:
 
 def label_of(source, index: int) -> np.ndarray:
     """The label of a record, without its image where the source can do that."""
-    return source.label(index) if hasattr(source, "label") else source[index]["label"]
+    return source.label(index) if hasattr(source, "label") else source[index]["label"][:, :]
 
 
 class InMemory:

@@ -1,10 +1,11 @@
 """A prepared data set: a TFDS data set in ArrayRecord whose images are read by the window.
 
 A record holds its name, its size, the image in tiles, the label as train ids, and how many pixels each class has. A
-tile is TILE x TILE pixels (less at the right and the bottom), each pixel as its difference from the one to its left,
-compressed with Zstandard, as the label is. So a crop takes the decoding of the tiles that it touches.
+tile is TILE x TILE pixels (less at the right and the bottom), each pixel as its difference from the one above it,
+compressed with Zstandard. So a crop takes the decoding of the tiles that it touches. The label is stored as its `Runs`.
 """
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -15,9 +16,10 @@ import tensorflow_datasets as tfds
 
 from cropjax.data.files import Ids, read_image
 from cropjax.data.labels import CITYSCAPES_IDS, LabelSet
+from cropjax.data.runs import Runs
 from cropjax.errors import UserError
 
-FORM = 1  # of the records, `TILE` included; a store of another form is refused
+FORM = 2  # of the records, `TILE` included; a store of another form is refused
 TILE = 128
 FEATURES = tfds.features.FeaturesDict(
     {
@@ -38,18 +40,18 @@ def encode(record: dict, num_classes: int) -> bytes:
     tiles = [_tile(image[y : y + TILE, x : x + TILE]) for y in range(0, h, TILE) for x in range(0, w, TILE)]
     pixels = np.bincount(label.ravel(), minlength=256)[:num_classes]
     example = {"name": record["name"], "size": np.array([h, w], np.int32), "tiles": tiles, "pixels": pixels}
-    data = FEATURES.serialize_example(example | {"label": _squeeze(label)})
+    data = FEATURES.serialize_example(example | {"label": _runs(label)})
     stored = decode(FEATURES.deserialize_example_np(data), record["name"])
-    if not (np.array_equal(stored["image"][:, :], image) and np.array_equal(stored["label"], label)):
+    if not (np.array_equal(stored["image"][:, :], image) and np.array_equal(stored["label"][:, :], label)):
         raise RuntimeError(f"{record['name']}: what was stored does not read back")
     return data
 
 
 def decode(example: dict, where: str) -> dict:
-    """A stored example as a record whose image is `Tiles`."""
+    """A stored example as a record whose image is `Tiles` and whose label is `Runs`."""
     size = tuple(example["size"].tolist())
-    label = _expand(example["label"], size, where)
-    return {"image": Tiles(size, example["tiles"], where), "label": label, "name": example["name"].decode()}
+    image, label = Tiles(size, example["tiles"], where), _read_runs(example["label"], size, where)
+    return {"image": image, "label": label, "name": example["name"].decode()}
 
 
 class Tiles:
@@ -62,33 +64,51 @@ class Tiles:
 
     def __getitem__(self, window: tuple[slice, slice]) -> np.ndarray:
         (top, bottom), (left, right) = (part.indices(n)[:2] for part, n in zip(window, self.shape, strict=False))
-        pixels = np.empty((bottom - top, right - left, 3), np.uint8)
-        for y in range(top // TILE * TILE, bottom, TILE):
-            for x in range(left // TILE * TILE, right, TILE):
+        above, before = top // TILE * TILE, left // TILE * TILE
+        ys, xs = range(above, bottom, TILE), range(before, right, TILE)
+        lines = np.empty((len(ys), TILE, len(xs) * TILE, 3), np.uint8)
+        for row_of_tiles, y in zip(lines, ys, strict=True):
+            for x in xs:
                 tile = self._tile(y, x)
-                upper, lower, first, last = max(top, y), min(bottom, y + TILE), max(left, x), min(right, x + TILE)
-                part = tile[upper - y : lower - y, first - x : last - x]
-                pixels[upper - top : lower - top, first - left : last - left] = part
-        return pixels
+                row_of_tiles[: len(tile), x - before : x - before + tile.shape[1]] = tile
+        for row in range(1, TILE):  # of all tiles at once
+            lines[:, row] += lines[:, row - 1]
+        return lines.reshape(-1, *lines.shape[2:])[top - above : bottom - above, left - before : right - before]
 
     def _tile(self, y: int, x: int) -> np.ndarray:
+        """The differences in the tile that begins at (y, x)."""
         size = min(TILE, self.shape[0] - y), min(TILE, self.shape[1] - x), 3
-        differences = _expand(self._tiles[y // TILE * self._across + x // TILE], size, self._where)
-        return imagecodecs.delta_decode(differences, axis=1)
+        with _damage(self._where):
+            pixels = imagecodecs.zstd_decode(self._tiles[y // TILE * self._across + x // TILE], out=math.prod(size))
+            return np.frombuffer(pixels, np.uint8).reshape(size)
 
 
 def _tile(pixels: np.ndarray) -> bytes:
-    return _squeeze(imagecodecs.delta_encode(np.ascontiguousarray(pixels), axis=1))
+    return _squeeze(imagecodecs.delta_encode(np.ascontiguousarray(pixels), axis=0).tobytes())
 
 
-def _squeeze(pixels: np.ndarray) -> bytes:
-    return imagecodecs.zstd_encode(np.ascontiguousarray(pixels).tobytes(), level=_LEVEL)
+def _runs(label: np.ndarray) -> bytes:
+    """`per_row` and `starts` as little-endian uint32, then `values`."""
+    runs = Runs.of(label)
+    return _squeeze(np.concatenate([runs.per_row, runs.starts]).astype("<u4").tobytes() + runs.values.tobytes())
 
 
-def _expand(data: bytes, shape: tuple, where: str) -> np.ndarray:
+def _read_runs(data: bytes, size: tuple[int, int], where: str) -> Runs:
+    with _damage(where):
+        data = bytes(imagecodecs.zstd_decode(data))
+        h, n = size[0], (len(data) - 4 * size[0]) // 5
+        per_row, starts = np.split(np.frombuffer(data, "<u4", h + n).astype(np.int64), [h])
+        return Runs(size, per_row, starts, np.frombuffer(data, np.uint8, n, 4 * (h + n)))
+
+
+def _squeeze(data: bytes) -> bytes:
+    return imagecodecs.zstd_encode(data, level=_LEVEL)
+
+
+@contextlib.contextmanager
+def _damage(where: str):
     try:
-        pixels = imagecodecs.zstd_decode(data, out=math.prod(shape))
-        return np.frombuffer(pixels, np.uint8).reshape(shape)
+        yield
     except (imagecodecs.ZstdError, ValueError) as error:
         raise UserError(f"{where}: is damaged ({error}); prepare the data set again") from error
 

@@ -8,6 +8,7 @@ also, for scale, the largest of ten permutations of the batches on one device, w
 """
 
 import json
+import os
 import re
 import sys
 
@@ -22,6 +23,10 @@ from cropjax.config import build_augment, build_model, build_optimizer, build_so
 from cropjax.data.pipeline import train_batches
 from cropjax.sharding import place_batch
 from cropjax.step import create_state, make_train_step, split_model
+
+# A device that waits for the others holds a thread for each exchange it has begun. XLA has a thread a device, unless
+# told otherwise before it starts: one device with two of them left none for the last, and all waited for ever.
+os.environ.setdefault("PJRT_NPROC", "64")
 
 STEPS, PERMUTATIONS = 5, 10
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order

@@ -69,7 +69,10 @@ def compare(config, workdir):
     with tempfile.TemporaryDirectory() as folder:
         for i, devices in enumerate((1, 1, 4)):
             path = Path(folder, f"{i}.npz")
-            environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+            environment = os.environ | {
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "PJRT_NPROC": "64",  # threads: with one a device, devices can wait for each other for ever
+            }
             command = [sys.executable, *sys.argv, f"--record={path}"]
             subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
             found.append(dict(np.load(path)))

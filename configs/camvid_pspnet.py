@@ -19,7 +19,6 @@ def get_config():
     config.data.scale = (480, 360)
     config.data.crop_size = (240, 320)
     config.data.in_memory = True
-    config.data.threads = 2
 
     config.loss.average = "valid"
     config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=100)

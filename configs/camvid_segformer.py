@@ -18,7 +18,6 @@ def get_config():
     config.data.scale = (480, 360)
     config.data.crop_size = (240, 320)
     config.data.in_memory = True
-    config.data.threads = 2
 
     config.optim.update(lr=1e-3, warmup_steps=100, rules=(("norm", 1.0, 0.0),))
     config.train.update(steps=1000, batch_size=4, log_every=20, checkpoint_every=100)

@@ -19,7 +19,6 @@ def get_config():
     config.data.source = "comma10k"
     config.data.scale = (1164, 874)
     config.data.crop_size = (436, 582)
-    config.data.threads = 2
 
     config.loss.average = "valid"
     config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=100)

@@ -29,7 +29,6 @@ def get_config(network="deeplabv3plus"):
     config.data.ratio_range = (0.75, 1.5)
     config.data.crop_size = (128, 128)
     config.data.in_memory = True
-    config.data.threads = 2
 
     config.train.update(steps=1000, batch_size=8, log_every=50, checkpoint_every=500)
     config.eval.update(every=500, batch_size=10, location_prior=300)

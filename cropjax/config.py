@@ -98,7 +98,7 @@ def defaults(network):
     data.repeat_rare = 0.0  # images of classes that fewer than this share of the images have come more often
     data.photometric = "host"  # where colours are distorted: "host", "device" (inside the step) or "off"
     data.in_memory = False  # keep the training images, decoded, after the first epoch
-    data.workers, data.threads = 0, 4  # processes, and threads in each
+    data.workers, data.threads = 0, 4  # processes, and threads in each, at most one a core
     data.on_error = "stop"  # at a training file that cannot be read; or "skip" it, count it and say so
     data.patience = 60.0  # seconds without a batch that are an error
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)

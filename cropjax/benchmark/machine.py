@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from cropjax.data.ahead import usable_cores
 from cropjax.workdir import commit
 
 TICKS = os.sysconf("SC_CLK_TCK")  # /proc counts in these
@@ -43,10 +44,6 @@ def one_line(machine):
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, {gpu}{known}\n"
         f"commit {machine['commit']}, {machine['date']}, {machine['command']}"
     )
-
-
-def usable_cores():
-    return len(os.sched_getaffinity(0))
 
 
 class Others:

@@ -5,11 +5,11 @@ import contextlib
 import jax
 import numpy as np
 
-from cropjax.benchmark.machine import usable_cores
 from cropjax.benchmark.published import published_size
 from cropjax.benchmark.rivals import RIVALS, command_of, running
 from cropjax.config import build_source
 from cropjax.convert import torch_state, write_safetensors
+from cropjax.data.ahead import usable_cores
 from cropjax.data.sources import FILES
 from cropjax.errors import UserError
 from cropjax.models.segnext import EVALUATION_SEED

@@ -19,13 +19,14 @@ from cropjax.benchmark.programs import Programs, count_flop
 from cropjax.benchmark.report import Row
 from cropjax.benchmark.startup import first_dispatch, self_contained, without_cache
 from cropjax.config import build_augment, build_batches, build_source
+from cropjax.data.ahead import usable_cores
 from cropjax.errors import UserError
 from cropjax.inference import window_starts
 from cropjax.models.repeat import KEEP
 from cropjax.progress import Progress
 from cropjax.validation import MODES
 
-IMAGES_A_ROUND = 32  # of `input`, at least
+IMAGES_A_ROUND = 128  # of `input`, at least
 
 
 @dataclass
@@ -150,7 +151,8 @@ def pipeline(session):
     c = session.config
     source = build_source(c, "train")
     batches = build_batches(c, source)
-    ahead = (2 * c.data.threads + 2) * max(c.data.workers, 1)  # batches that are made before they are asked for
+    threads = min(c.data.threads, usable_cores())
+    ahead = (2 * threads + 2) * max(c.data.workers, 1)  # batches that are made before they are asked for
     count = -(-IMAGES_A_ROUND // c.train.batch_size)
     images = count * c.train.batch_size
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,3 +20,8 @@ def ahead(work: Callable[[Any], Any], items: Iterable, depth: int = 2) -> Iterat
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0))

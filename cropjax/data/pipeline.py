@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags, logging
 
 from cropjax.data import transforms
-from cropjax.data.ahead import ahead
+from cropjax.data.ahead import ahead, usable_cores
 from cropjax.data.labels import IGNORE
 from cropjax.errors import UserError
 from cropjax.host_memory import reuse_image_memory
@@ -56,8 +56,8 @@ def train_batches(
     `batch_size` is the global one. Process p has the p-th of `process_count` contiguous parts, so that the parts
     one after the other are the global batch. Every epoch has each record once, or as often as `repeats` (int [records])
     says, and a batch may span two epochs.
-    `workers` = 0 reads in `threads` threads of this process; otherwise each worker process has as many threads
-    (and `source` and `augment` must be picklable).
+    `workers` = 0 reads in `threads` threads of this process, or in one a core if those are fewer; otherwise each worker
+    process has as many (and `source` and `augment` must be picklable). A thread is at one batch.
 
     Batches are what `augment` returns, stacked: {"image", "label", "size"}. A `UserError` of the source comes out
     of `next`, whichever thread or process met it. With `on_error` "skip" the next record that can be read takes the
@@ -69,13 +69,13 @@ def train_batches(
         )
     # Grain shuffles epoch e with seed + e: without the hash, seed 0's second epoch would be seed 1's first.
     shuffle_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
-    make = _Examples(source, augment, on_error)
-    indices = grain.MapDataset.source(np.repeat(np.arange(len(source)), 1 if repeats is None else repeats))
-    examples = indices.shuffle(shuffle_seed).repeat().random_map(make, seed=augment_seed)
+    make = _Batches(source, augment, on_error, augment_seed)
+    records = grain.MapDataset.source(np.repeat(np.arange(len(source)), 1 if repeats is None else repeats))
     # The remainder of an endless sequence is nothing, but keeping it overflows grain's length for a batch of 1.
-    parts = examples.batch(batch_size // process_count, drop_remainder=True)
+    parts = records.shuffle(shuffle_seed).repeat().batch(batch_size // process_count, drop_remainder=True)
     reuse_image_memory()
-    batches = parts[process_index::process_count][start_step:].to_iter_dataset(
+    threads = min(threads, usable_cores())
+    batches = parts.map_with_index(make)[process_index::process_count][start_step:].to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     )
     if workers:
@@ -87,18 +87,32 @@ def train_batches(
     return _closing(iter(batches))
 
 
-class _Examples:
-    """The example of the record of an index."""
+class _Batches:
+    """The batch of the records of some indices; each example goes to its place while the cache still has it."""
 
-    def __init__(self, source: Source, augment: Callable, on_error: str):
-        self._source, self._augment, self._on_error = source, augment, on_error
+    def __init__(self, source: Source, augment: Callable, on_error: str, seed: int):
+        self._source, self._augment, self._on_error, self._seed = source, augment, on_error, seed
 
-    def __call__(self, index: int, rng: np.random.Generator) -> dict:
+    def __call__(self, index: int, records: np.ndarray) -> dict:
+        batch = {}
+        for i, record in enumerate(records.tolist()):
+            for key, value in self._example(record, index * len(records) + i).items():
+                if i == 0:
+                    batch[key] = np.empty((len(records), *np.shape(value)), value.dtype)
+                batch[key][i] = value
+        return batch
+
+    def _example(self, record: int, position: int) -> dict:
+        """That of a record at a position of the endless sequence, which has its own draws."""
+
+        def rng() -> np.random.Generator:
+            return np.random.Generator(np.random.Philox(self._seed, counter=[0, 0, 0, position]))
+
         if self._on_error == "stop":
-            return self._augment(self._source[index], rng)
+            return self._augment(self._source[record], rng())
         for skipped in range(len(self._source)):
             try:
-                example = self._augment(self._source[(index + skipped) % len(self._source)], rng)
+                example = self._augment(self._source[(record + skipped) % len(self._source)], rng())
             except UserError as error:
                 logging.warning("data.on_error = skip: %s", error)
             else:

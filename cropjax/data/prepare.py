@@ -19,7 +19,7 @@ from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from cropjax import commandline
-from cropjax.data.ahead import ahead
+from cropjax.data.ahead import ahead, usable_cores
 from cropjax.data.archives import Member
 from cropjax.data.sources import FILES, NO_DATA
 from cropjax.data.store import FEATURES, FORM, encode
@@ -40,7 +40,7 @@ def prepare(source, root, out, *, splits=("train", "val"), threads=None):
     root, out = Path(root).expanduser().absolute(), Path(out).expanduser().absolute()
     if not splits:
         raise UserError("--splits names none: train,val is what training and evaluation read")
-    threads = threads or os.cpu_count()
+    threads = threads or usable_cores()
     if out.exists():
         raise UserError(f"--out={out} exists already: remove it, or name another")
     try:

@@ -105,7 +105,7 @@ def test_what_a_store_is_refused_for(prepared):
     refused(prepared, "was prepared from camvid: set data.source", source="cityscapes", labels=CITYSCAPES)
     metadata = json.loads((prepared / "metadata.json").read_text())
     (prepared / "metadata.json").write_text(json.dumps(metadata | {"form": 7}))
-    refused(prepared, r"was prepared in form 7, and this version reads form 2: prepare it again")
+    refused(prepared, r"was prepared in form 7, and this version reads form 3: prepare it again")
     (prepared / "metadata.json").write_text("{")
     refused(prepared, r"metadata.json: cannot be read")
     (prepared / "metadata.json").unlink()

@@ -78,12 +78,13 @@ class Opponents:
             raise UserError(f"--against {name}: input reads the files of {' or '.join(READ)}, not of {c.source}")
         ours = build_source(self._config, "train")
         source = FILES[c.source](root, c.train_split) if root else ours
-        pairs = [[str(image), str(label)] for _, image, label in getattr(source, "files", ())]
-        if not pairs or len(pairs) != len(ours):
+        files = getattr(source, "files", ())
+        if len(files) != len(ours) or any(files[i][0] != ours[i]["name"] for i in (0, len(ours) - 1)):
             raise UserError(
                 f"--against {name}: it reads files: name the folder of those that data.root was prepared from with "
                 "--rival_root, and leave data.in_memory out"
             )
+        pairs = [[str(image), str(label)] for _, image, label in files]
         wrong = [path for pair in pairs for path in pair if ".zip" in path or path.endswith("_labelIds.png")]
         if wrong:
             raise UserError(f"--against {name}: {wrong[0]}: it reads files with train ids: unpack and convert them")

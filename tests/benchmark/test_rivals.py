@@ -141,10 +141,14 @@ def test_a_rival_reads_the_same_files(tree, tmp_path, environment, monkeypatch):
     assert row.values["fake_decoding_share"] == 0.3  # of three pairs
     prepare("cityscapes", tree, tmp_path / "store", splits=("train",))
     session = reading("fake", tmp_path / "store", tmp_path)
-    with pytest.raises(
-        UserError, match=r"name the folder of those that data\.root was prepared from with --rival_root"
-    ):
-        list(SUITES["input"](session))
+    others = cityscapes_tree(tmp_path / "others", {"train": 3}, size=(40, 80), labels="labelTrainIds")
+    for path in others.glob("*/train/ulm/ulm_000002*"):
+        path.rename(path.with_name(path.name.replace("ulm_000002", "ulm_000009")))
+    for session.rival_root in (None, str(others)):
+        with pytest.raises(
+            UserError, match=r"name the folder of those that data\.root was prepared from with --rival_root"
+        ):
+            list(SUITES["input"](session))
     session.rival_root = str(tree)
     (row,) = SUITES["input"](session)
     assert row.values["fake_decoding_share"] == 0.3

@@ -7,7 +7,7 @@ import contextlib
 import io
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import imagecodecs
@@ -19,6 +19,7 @@ from cropjax.errors import UserError
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # 89 million: more is taken for a decompression bomb
 _UNKNOWN = 254  # marks what is no class; no data set here has so many
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def read_image(file) -> np.ndarray:
@@ -39,13 +40,38 @@ def read_image(file) -> np.ndarray:
 
 
 def _plain_png(data: bytes, channels: int) -> np.ndarray | None:
-    """A PNG of one or three channels of 8 bits, uint8 [h, w] or [h, w, 3], in two thirds of OpenCV's time; or None."""
+    """A PNG of one or three channels of 8 bits, uint8 [h, w] or [h, w, 3], in half of OpenCV's time; or None."""
     if data.startswith(_PNG) and data[24:26] == bytes([8, {1: 0, 3: 2}[channels]]):  # depth, kind
-        with contextlib.suppress(imagecodecs.PngError):
-            pixels = imagecodecs.png_decode(data)
+        with contextlib.suppress(imagecodecs.PngError, imagecodecs.DeflateError):
+            pixels = imagecodecs.png_decode(_inflated(data) if channels == 3 else data)
             if pixels.shape[2:] == ((3,) if channels == 3 else ()):  # a transparent colour would make it one more
                 return pixels
     return None
+
+
+def _inflated(data: bytes) -> bytes:
+    """A PNG of 8-bit RGB with its pixels alone and not compressed; an interlaced one as it is.
+
+    Libdeflate takes a quarter of the time of zlib, by which every decoder would do it: two thirds of a photograph's.
+    """
+    header = data[:33]  # with the signature
+    w, h, interlaced = struct.unpack_from(">II4xB", header, 16)
+    if interlaced:
+        return data
+    compressed = b"".join(body for kind, body in _chunks(data) if kind == b"IDAT")
+    lines = imagecodecs.deflate_decode(compressed, out=h * (1 + 3 * w))
+    body = b"IDAT" + imagecodecs.deflate_encode(lines, level=0)
+    ends = struct.pack(">I", len(body) - 4), struct.pack(">I", imagecodecs.deflate_crc32(body))
+    return b"".join([header, ends[0], body, ends[1], _PNG_END])
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and body of each chunk of a whole PNG."""
+    place, data = 8, memoryview(data)
+    while place < len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        yield bytes(data[place + 4 : place + 8]), data[place + 8 : place + 8 + length]
+        place += 12 + length
 
 
 class Ids:
@@ -163,7 +189,7 @@ def _whole_png(data: bytes) -> bool:
             picture.verify()
     except (OSError, SyntaxError, ValueError):
         return False
-    return b"\0\0\0\0IEND\xaeB`\x82" in data  # the end chunk itself, which `verify` does not check
+    return _PNG_END in data  # the end chunk itself, which `verify` does not check
 
 
 def _ranges(values: list[int]) -> str:

@@ -44,7 +44,7 @@ def test_an_alpha_channel_is_dropped(tmp_path):
 @pytest.mark.parametrize("transparent", [False, True])
 def test_every_plain_png_is_read_as_opencv_reads_it(tmp_path, interlaced, transparent):
     """Those that are read by another decoder: 8 bits, colours or grey, with a transparent colour or without."""
-    for pixels in (rgb(0, 33, 17), rgb(0, 33, 17)[..., 0]):
+    for pixels in (rgb(0, 33, 17), rgb(0, 33, 17)[..., 0], rgb(0, 200, 300)):  # the last in several chunks
         path = tmp_path / "x.png"
         picture = Image.fromarray(pixels)
         options = {"transparency": tuple(pixels[0, 0].tolist()) if pixels.ndim == 3 else 7} if transparent else {}

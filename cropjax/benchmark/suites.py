@@ -19,7 +19,7 @@ from cropjax.benchmark.programs import Programs, count_flop
 from cropjax.benchmark.report import Row
 from cropjax.benchmark.startup import first_dispatch, self_contained, without_cache
 from cropjax.config import build_augment, build_batches, build_source
-from cropjax.data.ahead import usable_cores
+from cropjax.data.pipeline import made_ahead
 from cropjax.errors import UserError
 from cropjax.inference import window_starts
 from cropjax.models.repeat import KEEP
@@ -151,8 +151,7 @@ def pipeline(session):
     c = session.config
     source = build_source(c, "train")
     batches = build_batches(c, source)
-    threads = min(c.data.threads, usable_cores())
-    ahead = (2 * threads + 2) * max(c.data.workers, 1)  # batches that are made before they are asked for
+    ahead = made_ahead(c.data.threads, c.data.workers)
     count = -(-IMAGES_A_ROUND // c.train.batch_size)
     images = count * c.train.batch_size
 

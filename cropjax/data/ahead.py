@@ -24,4 +24,4 @@ def ahead(work: Callable[[Any], Any], items: Iterable, depth: int = 2) -> Iterat
 
 def usable_cores() -> int:
     """Those that this process may run on."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # not on a Mac

@@ -40,7 +40,7 @@ def read_image(file) -> np.ndarray:
 
 
 def _plain_png(data: bytes, channels: int) -> np.ndarray | None:
-    """A PNG of one or three channels of 8 bits, uint8 [h, w] or [h, w, 3], in half of OpenCV's time; or None."""
+    """A PNG of one or three channels of 8 bits, uint8 [h, w] or [h, w, 3], sooner than OpenCV has it; or None."""
     if data.startswith(_PNG) and data[24:26] == bytes([8, {1: 0, 3: 2}[channels]]):  # depth, kind
         with contextlib.suppress(imagecodecs.PngError, imagecodecs.DeflateError):
             pixels = imagecodecs.png_decode(_inflated(data) if channels == 3 else data)
@@ -60,17 +60,25 @@ def _inflated(data: bytes) -> bytes:
         return data
     compressed = b"".join(body for kind, body in _chunks(data) if kind == b"IDAT")
     lines = imagecodecs.deflate_decode(compressed, out=h * (1 + 3 * w))
-    body = b"IDAT" + imagecodecs.deflate_encode(lines, level=0)
-    ends = struct.pack(">I", len(body) - 4), struct.pack(">I", imagecodecs.deflate_crc32(body))
-    return b"".join([header, ends[0], body, ends[1], _PNG_END])
+    stored = b"IDAT" + imagecodecs.deflate_encode(lines, level=0)
+    length, checksum = struct.pack(">I", len(stored) - 4), struct.pack(">I", imagecodecs.deflate_crc32(stored))
+    return b"".join([header, length, stored, checksum, _PNG_END])
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and body of each chunk of a whole PNG."""
-    place, data = 8, memoryview(data)
-    while place < len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        yield bytes(data[place + 4 : place + 8]), data[place + 8 : place + 8 + length]
+def _chunks(png: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and body of each chunk up to the end chunk; `ValueError` where one is cut off or has another checksum."""
+    place, kind, data = 8, b"", memoryview(png)
+    while kind != b"IEND":
+        try:
+            (length,) = struct.unpack_from(">I", data, place)
+            (checksum,) = struct.unpack_from(">I", data, place + 8 + length)
+        except struct.error as error:
+            raise ValueError(f"the chunk at byte {place} is cut off") from error
+        kind_and_body = data[place + 4 : place + 8 + length]
+        if imagecodecs.deflate_crc32(kind_and_body) != checksum:
+            raise ValueError(f"the chunk at byte {place} is damaged")
+        kind = bytes(kind_and_body[:4])
+        yield kind, kind_and_body[4:]
         place += 12 + length
 
 
@@ -185,11 +193,11 @@ def _whole_jpeg(data: bytes) -> bool:
 def _whole_png(data: bytes) -> bool:
     """Whether every chunk's checksum holds, up to the end chunk."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.verify()
-    except (OSError, SyntaxError, ValueError):
+        for _ in _chunks(data):
+            pass
+    except ValueError:
         return False
-    return _PNG_END in data  # the end chunk itself, which `verify` does not check
+    return True
 
 
 def _ranges(values: list[int]) -> str:

@@ -23,6 +23,7 @@ from cropjax.errors import UserError
 from cropjax.host_memory import reuse_image_memory
 
 ON_ERROR = ("stop", "skip")
+_WORKER_BUFFER = 2  # batches between a worker process and this one
 _WORKER_DIED = "Worker process was terminated unexpectedly"  # how grain's RuntimeError begins
 
 
@@ -74,17 +75,25 @@ def train_batches(
     # The remainder of an endless sequence is nothing, but keeping it overflows grain's length for a batch of 1.
     parts = records.shuffle(shuffle_seed).repeat().batch(batch_size // process_count, drop_remainder=True)
     reuse_image_memory()
-    threads = min(threads, usable_cores())
     batches = parts.map_with_index(make)[process_index::process_count][start_step:].to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        grain.ReadOptions(num_threads=min(threads, usable_cores()), prefetch_buffer_size=_buffered(threads))
     )
     if workers:
         _check_main_is_guarded()
         if not flags.FLAGS.is_parsed():  # grain reads its own flags; outside absl's app.run nobody parses them
             flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=2)
+        options = grain.MultiprocessingOptions(workers, per_worker_buffer_size=_WORKER_BUFFER)
         batches = batches.mp_prefetch(options, worker_init_fn=_start_worker)
     return _closing(iter(batches))
+
+
+def made_ahead(threads: int, workers: int) -> int:
+    """How many batches `train_batches` makes, at the most, before they are asked for."""
+    return (_buffered(threads) + _WORKER_BUFFER) * max(workers, 1)
+
+
+def _buffered(threads: int) -> int:
+    return 2 * min(threads, usable_cores())
 
 
 class _Batches:

@@ -38,7 +38,7 @@ def encode(record: dict, num_classes: int) -> bytes:
     """One record of a source as it is stored; read back and compared before it is given away."""
     image, label = record["image"], record["label"]
     h, w = label.shape
-    tiles = [_tile(image[y : y + TILE, x : x + TILE]) for y in range(0, h, TILE) for x in range(0, w, TILE)]
+    tiles = [encode_tile(image[y : y + TILE, x : x + TILE]) for y in range(0, h, TILE) for x in range(0, w, TILE)]
     pixels = np.bincount(label.ravel(), minlength=256)[:num_classes]
     example = {"name": record["name"], "size": np.array([h, w], np.int32), "tiles": tiles, "pixels": pixels}
     data = FEATURES.serialize_example(example | {"label": _runs(label)})
@@ -85,7 +85,8 @@ class Tiles:
             return np.frombuffer(pixels, np.uint8).reshape(size)
 
 
-def _tile(pixels: np.ndarray) -> bytes:
+def encode_tile(pixels: np.ndarray) -> bytes:
+    """uint8 [h, w, 3] as it is stored."""
     differences = imagecodecs.delta_encode(np.ascontiguousarray(pixels), axis=0).tobytes()
     options = {"compressor": "lz4hc", "level": _SMALLEST, "shuffle": "bitshuffle", "typesize": 1, "numthreads": 1}
     return imagecodecs.blosc_encode(differences, **options)

@@ -57,6 +57,15 @@ def test_every_plain_png_is_read_as_opencv_reads_it(tmp_path, interlaced, transp
             np.testing.assert_array_equal(files.read_values(path), pixels)
 
 
+def test_what_comes_behind_a_png_is_not_read(tmp_path):
+    """Some programs append to files; OpenCV does not mind either."""
+    path = tmp_path / "x.png"
+    Image.fromarray(rgb(0)).save(path)
+    for behind in (b"\0", b"more than a chunk", path.read_bytes()):
+        path.write_bytes(path.read_bytes() + behind)
+        np.testing.assert_array_equal(files.read_image(path), rgb(0))
+
+
 def write_interlaced(path):
     """The PNG again, its rows in Adam7's seven passes."""
     pixels = np.asarray(Image.open(path))

@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 
 from cropjax.data.files import read_image
-from cropjax.data.store import TILE, _tile
+from cropjax.data.store import TILE, encode_tile
 
 SIZE = TILE * TILE * 3
 
@@ -36,7 +36,7 @@ def behind(encode, decode, **options):
 
 
 FORMS = {
-    "Blosc of LZ4, differences from above": (_tile, partial(imagecodecs.blosc_decode, numthreads=1, out=SIZE)),
+    "Blosc of LZ4, differences from above": (encode_tile, partial(imagecodecs.blosc_decode, numthreads=1, out=SIZE)),
     "LZ4 of the same, bits not in planes": behind(imagecodecs.lz4_encode, imagecodecs.lz4_decode, level=12),
     "Blosc of LZ4, differences from the left": blosc("lz4hc", 1),
     "Blosc of Zstandard": blosc("zstd", 0),

@@ -22,10 +22,12 @@ def depthwise_conv(x, kernel, *, dilation=1, padding=(0, 0), padding_mode="zeros
     `padding` is (rows, columns) on each side. Sums are kept in float32 or better; the result has the type of `x`.
     """
     reach = [dilation * (k - 1) for k in kernel.shape[:2]]
-    if is_plain() or padding_mode != "zeros" or any(p > r for p, r in zip(padding, reach, strict=True)):
+    if padding_mode != "zeros":
         x, padding = _padded(x, padding, padding_mode), (0, 0)
     if is_plain():
-        return _definition(x, kernel, dilation)
+        return _definition(x, kernel, dilation, padding)
+    if any(p > r for p, r in zip(padding, reach, strict=True)):
+        x, padding = _padded(x, padding), (0, 0)
     return _depthwise(x, kernel.astype(jnp.promote_types(x.dtype, jnp.float32)), dilation, padding)
 
 

@@ -1,0 +1,41 @@
+"""Figures that take their colours from the page around them, light or dark."""
+
+import io
+import re
+
+import matplotlib
+from matplotlib.figure import Figure
+
+_INK = "#123456"  # stands for the page's colour of text
+# Okabe and Ito's colours, which colour-blind people can tell apart, but for the black and the pale yellow.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cropjax",
+    "font.size": 9,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "image.cmap": "viridis",
+    "legend.frameon": False,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK
+    ),
+}
+
+
+def draw(rows, columns, paint, *, width=7.2, height=2.4):
+    """The SVG of a figure of `rows` x `columns` axes, each `height` inches high; `paint(axes)` gets them as [r,c]."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height * rows), layout="constrained")
+        paint(figure.subplots(rows, columns, squeeze=False))
+        figure.patch.set_alpha(0)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    head, rest = svg.split(">", 1)
+    return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest  # as wide as the page

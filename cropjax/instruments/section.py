@@ -1,0 +1,23 @@
+"""What an instrument reports, before it is a page, a table or a text."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` under `columns`; cells are numbers, text, or None where there is nothing to say. `name` is its file's."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """`words` are paragraphs, a blank line between two; `figure` is an SVG (see figure.py), `caption` says what of."""
+
+    title: str
+    words: str
+    tables: tuple[Table, ...] = ()
+    figure: str = ""
+    caption: str = ""

@@ -125,6 +125,8 @@ def defaults(network):
     ev.modes = ("whole",)
     ev.window, ev.stride = (769, 769), (513, 513)  # of slide
     ev.size_divisor = 32 if network == "segnext" else 1  # images are padded at the right and the bottom to multiples
+    # (rows, columns) in pixels: at test the pooled branches of the CNNs see as much around each position, as in a crop.
+    ev.pool_window = ()
     ev.batch_size = 1
     ev.dtype = "float32"  # also where training computes in another: upstream's mixed precision ends with the step
     ev.best = "whole/miou"
@@ -156,6 +158,8 @@ def build_model(config):
             backbone, head = MiT(rng=rng, keep=keep, **c.backbone), partial(SegformerHead, norm=norm)
         case "segnext":
             backbone, head = MSCAN(rng=rng, norm=norm, keep=keep, **c.backbone), LightHamHead
+    if config.eval.pool_window:
+        head = partial(head, pool_window=[-(-side // c.backbone.output_stride) for side in config.eval.pool_window])
     classes = label_set(config).num_classes
     head = head(backbone.channels, classes, rng=rng, align_corners=c.align_corners, **c.head)
     auxiliary = None

@@ -173,6 +173,12 @@ def _check_the_rest(config, fields):
     fields.between(0.01, 100, "data.ratio_range")
     fields.between(0.1, 1e6, "data.patience")
 
+    if ev.pool_window:
+        if config.model.name not in ("pspnet", "deeplabv3plus"):
+            raise UserError(f"eval.pool_window = {ev.pool_window} is for networks that pool: set it to ()")
+        fields.length(2, "eval.pool_window")
+        fields.whole_numbers(1, "eval.pool_window")
+
     weights, classes = config.loss.class_weights, LABELS[data.source].num_classes
     if weights and config.loss.balance != "none":
         raise UserError(

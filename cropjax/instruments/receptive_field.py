@@ -149,17 +149,17 @@ def section(subject, results):
 
 
 def _row(field, subject):
-    """Of how many positions of a crop's map the field lies inside: the share, by rows and columns."""
-    inside = [
-        float(np.prod([_share(*one) for one in zip(field.size, field.jump, field.offset, crop, strict=True)]))
-        for crop in subject.crops
-    ]
-    return (field.name, *field.size, field.jump[0], field.offset[0], *inside)
+    return (field.name, *field.size, field.jump[0], field.offset[0], *(inside_share(field, c) for c in subject.crops))
 
 
-def _share(size, jump, offset, side):
+def inside_share(field, crop):
+    """The share of a map's positions whose field lies inside a `crop` (height, width); 1 where it grows with it."""
+    return float(np.prod([_inside(*one) for one in zip(field.size, field.jump, field.offset, crop, strict=True)]))
+
+
+def _inside(size, jump, offset, side):
     if size is None:
         return 1.0
-    centres = offset + jump * np.arange(max(round(side / jump), 1))
+    centres = offset + jump * np.arange(max(-(-side // jump), 1))
     half = (size - 1) / 2
     return float(((centres - half >= 0) & (centres + half <= side - 1)).mean())

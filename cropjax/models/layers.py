@@ -19,6 +19,7 @@ from cropjax.ops.depthwise import depthwise_conv
 from cropjax.ops.gelu import gelu
 from cropjax.ops.layer_norm import layer_norm
 from cropjax.ops.plain import is_plain
+from cropjax.ops.pool import adaptive_average_pool, windowed_average_pools
 from cropjax.ops.product import product
 from cropjax.ops.resize import resize_bilinear
 
@@ -235,6 +236,17 @@ class ConvNorm(nnx.Module):
         if self.norm is not None:
             x = self.norm(x, train)
         return jax.nn.relu(x) if self.relu else x
+
+
+def pooled_branch(layer, x, bins, train, *, window, align_corners):
+    """`layer`, a `ConvNorm`, of `x` [n,h,w,c] averaged over `bins` x `bins` cells -> [n,bins,bins,o].
+
+    With a `window` (rows, columns), and not in training, over those of a window around each position -> [n,h,w,o].
+    """
+    if train or not window:
+        return layer(adaptive_average_pool(x, bins), train)
+    pools = windowed_average_pools(x, bins, window, align_corners=align_corners)
+    return sum(weights * layer(pooled, train) for pooled, weights in pools)
 
 
 class SeparableConvNorm(nnx.Module):

@@ -238,6 +238,26 @@ def test_pool_norm_off_is_a_bias_and_trains_on_one_image(network):
 
 
 @CNNS
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_pool_window_that_covers_the_image_changes_nothing(network, align_corners):
+    """And one that does not changes what is pooled at test alone."""
+    config = narrow(network, align_corners=align_corners)
+    x = images(2, 65, 90, 3)
+    results = {}
+    for window in ((), (72, 96), (32, 48)):  # the map has 9 x 12 positions of 8 pixels
+        config.eval.pool_window = window
+        graph, weights = split_model(build_model(config))
+        for train in (False, True):
+            run = jax.jit(lambda w, x, g=graph, t=train: merge_model(g, w)(x, train=t, key=jax.random.key(0)).logits)
+            results[window, train] = run(weights, x)
+    largest = np.abs(results[(), False]).max()
+    np.testing.assert_allclose(results[(72, 96), False], results[(), False], atol=1e-5 * largest)
+    assert np.abs(results[(32, 48), False] - results[(), False]).max() > 1e-2 * largest
+    for window in ((72, 96), (32, 48)):
+        np.testing.assert_array_equal(results[window, True], results[(), True])
+
+
+@CNNS
 def test_config_fields_reach_the_layers_of_a_cnn(network):
     config = narrow(network, norm=dict(groups=2, momentum=0.7, eps=1e-3))
     config.model.backbone.padding_mode = "reflect"

@@ -166,7 +166,7 @@ def section(subject, results):
     pooled = [one for result in results for one in result.pooled]
     largest = max(one.scale for one in geometry)
     of_largest = [one for one in geometry if one.scale == largest]
-    sizes = ", ".join(f"{one.pixels} pixels on {_text(one.image_size)}" for one in of_largest)
+    wide = ", ".join(f"{one.pixels} pixels on {_text(one.image_size)}" for one in of_largest)
     sentences = [
         f"scale {one.scale}, {one.weights} weights, crop of {_text(one.crop)}: {_median(one.plain.mean):.2f} deviations "
         f"on the whole image, {_median(one.windowed.mean):.2f} with a window of the crop's size; the variance over "
@@ -174,7 +174,7 @@ def section(subject, results):
         for one in pooled
     ]
     words = (
-        f"A cell of scale {largest} is up to {sizes} wide. As a share of the image a cell is the same on all of them, "
+        f"A cell of scale {largest} is up to {wide} wide. As a share of the image a cell is the same on all of them, "
         f"{of_largest[0].area:.1%} on average: what changes from training to test is how many pixels it is.\n\n"
         "The mean over more of the scene has another distribution. From the training crop to the whole image the mean "
         "of what the branch's norm is given moves, in the median channel, by:\n\n" + ";\n\n".join(sentences) + ".\n\n"

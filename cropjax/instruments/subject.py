@@ -128,11 +128,12 @@ def drawn_weights(config, images):
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: np.ones_like(x) if path[-1].key == "scale" and not np.any(x) else x, weights["params"]
     )
-    return graph, weights | {"params": params, "batch_stats": batch_statistics(config, params, images)}
+    found = batch_statistics(config)(params, images)
+    return graph, weights | {"params": params, "batch_stats": jax.tree.map(np.asarray, found)}
 
 
-def batch_statistics(config, params, images):
-    """What every BatchNorm finds in one training pass over `images`: the tree of {"mean", "var"}, unbiased."""
+def batch_statistics(config):
+    """The jitted `(params, images) -> {"mean", "var"} of every BatchNorm`, of one training pass; variances unbiased."""
     config = config.copy_and_resolve_references()
     config.model.norm.momentum = 0.0  # the new statistics are then those of the batch
     graph, weights = split_model(build_model(config))
@@ -143,7 +144,7 @@ def batch_statistics(config, params, images):
         model(images, train=True, key=jax.random.key(config.seed))
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-    return jax.tree.map(np.asarray, find(params, images))
+    return find
 
 
 def check_map(function, weights, images):

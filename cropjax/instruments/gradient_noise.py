@@ -1,0 +1,220 @@
+"""The gradient noise scale: how many images a batch needs before its gradient is more signal than noise.
+
+McCandlish et al. 2018, "An empirical model of large-batch training" (arXiv 1812.06162, section 2.2 and appendix A.1):
+B = tr(Sigma) / |G|^2, of the gradient's covariance over single examples and its mean. Both are estimated without bias
+from squared norms of gradients of small and of large batches. BatchNorm ties the images of a batch together, so that a
+small batch is one of two images, the study's, with statistics of its own, and a large one the mean of many of them.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cropjax.config import build_model
+from cropjax.instruments.figure import COLOURS, draw
+from cropjax.instruments.section import Section, Table
+from cropjax.instruments.subject import Step, drawn_weights
+from cropjax.step import merge_model, network_input, segmentation_loss, split_model
+
+SMALL = 2  # images of a small batch
+_GROUPS = 4  # of small batches, for the jackknife
+PARTS = ("backbone", "head")
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """`scale` = `noise` / `signal` in images, of tr(Sigma) for single images and |G|^2; `error` is its standard error.
+
+    `signal` is an estimate and can come out negative where the noise is too large for so few batches; `scale` is inf
+    then.
+    """
+
+    part: str
+    scale: float
+    error: float
+    signal: float
+    noise: float
+
+
+def noise_scale(squares, gram, images=SMALL, *, part=""):
+    """The `NoiseScale` from the squared norms of small batches' gradients and the products of their groups' sums.
+
+    `squares` [groups,batches]; `gram` [groups,groups] holds the inner products of the sums over each group. A small
+    batch has `images`. The error is the jackknife's over groups.
+    """
+    groups, batches = squares.shape
+
+    def estimate(rows):
+        count = len(rows) * batches
+        small = squares[rows].mean()
+        large = gram[np.ix_(rows, rows)].sum() / count**2
+        signal = (count * large - small) / (count - 1)
+        noise = (small - large) / (1 - 1 / count) * images
+        return signal, noise, noise / signal if signal > 0 else np.inf
+
+    signal, noise, scale = estimate(np.arange(groups))
+    parts = np.array([estimate(np.delete(np.arange(groups), k))[2] for k in range(groups)])
+    error = np.inf
+    if np.isfinite(parts).all():
+        error = np.sqrt((groups - 1) / groups * np.square(parts - parts.mean()).sum())
+    return NoiseScale(part, float(scale), float(error), float(signal), float(noise))
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Of one network at one crop: the scale of all parameters and of its parts; `narrow` for a twin of few channels."""
+
+    crop: tuple[int, int]
+    weights: str
+    narrow: bool
+    batches: int
+    parts: tuple[NoiseScale, ...]
+
+
+def narrow_twin(config):
+    """The same layers with a quarter of the channels, or eighth in the head."""
+    config = config.copy_and_resolve_references()
+    if "width" in config.model.backbone:
+        config.model.backbone.width = max(config.model.backbone.width // 4, 2)
+        config.model.head.channels = max(config.model.head.channels // 8, 8)
+    else:
+        config.model.backbone.widths = tuple(width // 4 for width in config.model.backbone.widths)
+        config.model.head.channels = max(config.model.head.channels // 8, 32)
+    config.model.auxiliary.channels = max(config.model.auxiliary.channels // 8, 4)
+    return config
+
+
+def small_gradient(config, graph):
+    """The jitted `(weights, batch, index) -> {part: gradient}` of the training loss of one small batch, flat arrays."""
+
+    @jax.jit
+    def gradient(weights, batch, index):
+        def loss(params):
+            model = merge_model(graph, weights | {"params": params})
+            total, _ = segmentation_loss(
+                model,
+                network_input(batch, jnp.float32),
+                batch["label"],
+                key=jax.random.fold_in(jax.random.key(config.seed), index),
+                align_corners=config.model.align_corners,
+                average=config.loss.average,
+                auxiliary_weight=config.loss.auxiliary_weight,
+            )
+            return total
+
+        found = jax.grad(loss)(weights["params"])
+        return {part: jnp.concatenate([x.ravel() for x in jax.tree.leaves(found[part])]) for part in PARTS}
+
+    return gradient
+
+
+def steps(subject):
+    """A step a crop: under a quick budget of the narrow twin with drawn weights, else of each set of weights."""
+    narrow = subject.budget.name == "quick"
+    cost = 3 * SMALL * _GROUPS * subject.budget.batches / (10 if narrow else 1)
+    return [
+        Step(
+            f"gradient_noise/{crop[0]}x{crop[1]}/{name}",
+            Scales,
+            cost * crop[0] * crop[1] / 1e6,
+            partial(_measure, subject, crop, name, narrow),
+        )
+        for crop in subject.crops
+        for name in (["drawn"] if narrow else subject.weight_sets)
+    ]
+
+
+def _measure(subject, crop, name, narrow):
+    batches = subject.batches(crop, SMALL)
+    if narrow:
+        config = narrow_twin(subject.config)
+        graph, weights = drawn_weights(config, network_input(next(batches), np.float32))
+    else:
+        config, weights = subject.config, subject.weight_sets[name]
+        graph, _ = split_model(build_model(config))
+    gradient = small_gradient(config, graph)
+    per = subject.budget.batches
+    squares = {part: np.zeros((_GROUPS, per)) for part in PARTS}
+    sums = {part: [] for part in PARTS}
+    for group in range(_GROUPS):
+        total = None
+        for k in range(per):
+            batch = {key: value for key, value in next(batches).items() if key != "distortion"}
+            found = gradient(weights, batch, group * per + k)
+            total = found if total is None else jax.tree.map(jnp.add, total, found)
+            for part in PARTS:
+                squares[part][group, k] = jnp.vdot(found[part], found[part])
+        for part in PARTS:
+            sums[part].append(np.asarray(total[part], np.float64))
+    batches.close()
+    grams = {part: np.array(sums[part]) @ np.array(sums[part]).T for part in PARTS}
+    parts = [noise_scale(sum(squares.values()), sum(grams.values()), part="all")]
+    parts += [noise_scale(squares[part], grams[part], part=part) for part in PARTS]
+    return Scales(crop, name, narrow, _GROUPS * per, tuple(parts))
+
+
+def section(subject, results):
+    """The noise scale at each crop, in images and in pixels."""
+    sentences = []
+    for one in results:
+        whole = one.parts[0]
+        pixels = whole.scale * one.crop[0] * one.crop[1] / 1e6
+        found = (
+            f"{whole.scale:.1f} images, with a standard error of {whole.error:.1f}, which is {pixels:.1f} megapixels"
+            if np.isfinite(whole.scale)
+            else "more than these batches can tell: no signal was left above the noise"
+        )
+        sentences.append(f"crop of {_text(one.crop)}, {one.weights} weights: {found}")
+    narrow = any(one.narrow for one in results)
+    words = (
+        "A batch much smaller than the noise scale has a gradient that is mostly noise, one much larger wastes images. "
+        + (
+            "Measured on a twin of this network with a quarter of the channels and drawn weights, which says how the "
+            "crops compare and not what the trained network needs. "
+            if narrow
+            else ""
+        )
+        + f"From {results[0].batches} batches of {SMALL} images, each with BatchNorm statistics of its own:\n\n"
+        + ";\n\n".join(sentences)
+        + "."
+    )
+    finite = [one.parts[0] for one in results if np.isfinite(one.parts[0].scale + one.parts[0].error)]
+    if len(finite) == len(results) > 1:
+        low, high = finite[0], finite[-1]
+        apart = abs(low.scale - high.scale) > 2 * np.hypot(low.error, high.error)
+        words += (
+            f"\n\nBetween the smallest and the largest crop that is a factor of {high.scale / low.scale:.2f}, which is "
+            + ("more than twice its error." if apart else "within the errors: these batches show no difference.")
+        )
+    columns = ("weights", "narrow", "crop", "part", "noise scale", "standard error", "|G|^2", "tr(Sigma)")
+    rows = tuple(
+        (
+            one.weights, "yes" if one.narrow else "no", _text(one.crop), part.part,
+            *(value if np.isfinite(value) else None for value in (part.scale, part.error)), part.signal, part.noise,
+        )
+        for one in results
+        for part in one.parts
+    )  # fmt: skip
+
+    def paint(axes):
+        for k, part in enumerate(("all", *PARTS)):
+            values = [next(p for p in one.parts if p.part == part) for one in results]
+            place = np.arange(len(results)) + 0.2 * (k - 1)
+            ok = [i for i, v in enumerate(values) if np.isfinite(v.scale + v.error)]
+            axes[0, 0].errorbar(
+                place[ok], [values[i].scale for i in ok], [values[i].error for i in ok], fmt="o", capsize=3,
+                color=COLOURS[k], label=part,
+            )  # fmt: skip
+        axes[0, 0].set(ylabel="noise scale, images", xticks=range(len(results)), ylim=(0, None))
+        axes[0, 0].set_xticklabels([f"{_text(one.crop)}\n{one.weights}" for one in results])
+        axes[0, 0].legend()
+
+    caption = "The noise scale of all parameters and of the two parts, with its standard error."
+    return Section("Gradient noise", words, (Table("gradient_noise", columns, rows),), draw(1, 1, paint), caption)
+
+
+def _text(size):
+    return f"{size[0]}x{size[1]}"

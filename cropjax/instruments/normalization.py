@@ -1,0 +1,338 @@
+"""Normalisation: which norm a network has, and how much the statistics of a batch vary.
+
+A BatchNorm's mean over n positions would vary by sigma^2 / n if the positions were independent (Ioffe & Szegedy 2015,
+arXiv 1502.03167). Neighbours on a map are not: n_eff = sigma^2 / Var(mean), the number of independent samples that
+would vary as much, says what a larger crop is worth. On a branch that is pooled to s x s cells a batch of b images has
+b s^2 values a channel: with two, the normalised ones are +1 and -1, whatever the images show.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+from flax import nnx
+
+from cropjax.instruments.figure import COLOURS, draw
+from cropjax.instruments.pooling import branches
+from cropjax.instruments.section import Section, Table
+from cropjax.instruments.subject import Step, batch_statistics, normalized
+from cropjax.models.layers import BatchNorm, GroupNorm, LayerNorm
+from cropjax.ops.pool import adaptive_average_pool
+from cropjax.step import merge_model, network_input
+
+BATCHES = {"quick": (2,), "full": (2, 8)}  # images; 2 is the study's, 8 upstream's
+POOLED_BATCHES = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Of one BatchNorm, between batches of `positions` values a channel.
+
+    `mean` is the standard deviation of the batch's mean in units of the layer's own, `variance` that of the batch's
+    variance as a share of it, both root mean squares over channels; `effective` is n_eff, `error` its relative
+    standard error by the jackknife over batches.
+    """
+
+    name: str
+    positions: int
+    mean: float
+    variance: float
+    effective: float
+    error: float
+
+
+def noise(name, positions, means, variances):
+    """The `Noise` of batch statistics `means`, `variances` [batches,c]; at least three batches."""
+    within = variances.mean(0)
+
+    def effective(means, variances):
+        return variances.mean(0).sum() / np.maximum(means.var(0, ddof=1).sum(), 1e-30)
+
+    count = len(means)
+    kept = [np.arange(count) != k for k in range(count)]
+    logs = np.log([effective(means[rows], variances[rows]) for rows in kept])
+    error = np.sqrt((count - 1) / count * ((logs - logs.mean()) ** 2).sum())
+    safe = np.maximum(within, 1e-30)
+    return Noise(
+        name,
+        positions,
+        float(np.sqrt((means.var(0, ddof=1) / safe).mean())),
+        float(np.sqrt((variances.var(0, ddof=1) / safe**2).mean())),
+        float(effective(means, variances)),
+        float(error),
+    )
+
+
+@dataclass(frozen=True)
+class PooledNorm:
+    """A BatchNorm on a branch pooled to `scale` x `scale` cells, of batches of `images`: `values` a channel.
+
+    `spread` is the root mean square of how far the training output is from +1 or -1 (before scale and bias), 0 where it
+    says nothing but a sign; `told` the share of the variance of what it is given that its training output tells, by
+    linear regression over all batches; `jump` the root mean square difference of the outputs in training and at test,
+    in the same units; channel by channel, then the mean.
+    """
+
+    scale: int
+    images: int
+    values: int
+    spread: float
+    told: float
+    jump: float
+
+
+def pooled_norm(values, mean, var, eps, *, scale=1, images=0):
+    """The `PooledNorm` of `values` [batches,n,c], what the norm is given, and its running `mean` and `var` [c]."""
+    centred = values - values.mean(1, keepdims=True)
+    train = centred / np.sqrt(np.square(centred).mean(1, keepdims=True) + eps)
+    test = (values - mean) / np.sqrt(var + eps)
+    flat = [x.reshape(-1, x.shape[-1]) for x in (train, values)]
+    flat = [x - x.mean(0) for x in flat]
+    power = np.square(flat[0]).mean(0) * np.square(flat[1]).mean(0)
+    told = np.square((flat[0] * flat[1]).mean(0)) / np.maximum(power, 1e-30)
+    return PooledNorm(
+        scale,
+        images,
+        values.shape[1],
+        float(np.sqrt(np.square(np.abs(train) - 1).mean())),
+        float(told.mean()),
+        float(np.sqrt(np.square(train - test).mean((0, 1))).mean()),
+    )
+
+
+@dataclass(frozen=True)
+class Norms:
+    """What of a network was found at one crop: its norms by kind and part, their noise, and its pooled norms."""
+
+    crop: tuple[int, int]
+    weights: str
+    kinds: tuple[tuple[str, str, int], ...]  # part, kind, count
+    noise: tuple[tuple[int, tuple[Noise, ...]], ...]  # images of a batch
+    pooled: tuple[PooledNorm, ...]
+
+
+def kinds(model):
+    """How many norms of each kind a network has: ((part, kind, count), ...)."""
+    found = {}
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm | GroupNorm | LayerNorm):
+            key = str(path[0]), type(module).__name__
+            found[key] = found.get(key, 0) + 1
+    return tuple((*key, count) for key, count in found.items())
+
+
+def positions(graph, weights, images):
+    """How many values a channel every BatchNorm is given by `images` in training: {name: count}, in their order."""
+    counts = {}
+
+    class Counting(BatchNorm):
+        def __call__(self, x, train):
+            counts[self.name] = int(np.prod(x.shape[:3]))
+            return super().__call__(x, train)
+
+    def run(weights, images):
+        model = merge_model(graph, weights)
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, BatchNorm):
+                module.__class__ = Counting
+        return model(images, train=True, key=jax.random.key(0)).logits
+
+    jax.eval_shape(run, weights, images)
+    return counts
+
+
+def steps(subject):
+    """A step a crop and set of weights: `budget.batches` training batches, and as many crops for the pooled norms."""
+    sizes = BATCHES[subject.budget.name]
+    find = batch_statistics(subject.config)
+    return [
+        Step(
+            f"normalization/{crop[0]}x{crop[1]}/{name}",
+            Norms,
+            (sum(sizes) + 2) * subject.budget.batches * crop[0] * crop[1] / 1e6,
+            partial(_measure, subject, find, crop, name, sizes),
+        )
+        for crop in subject.crops
+        for name in subject.weight_sets
+    ]
+
+
+def _measure(subject, find, crop, name, sizes):
+    weights = subject.weight_sets[name]
+    found = []
+    for size in sizes:
+        batches = subject.batches(crop, size)
+        images = [network_input(next(batches), np.float32) for _ in range(subject.budget.batches)]
+        batches.close()
+        statistics = [_by_name(find(weights["params"], batch)) for batch in images]
+        counts = positions(subject.graph, weights, images[0])
+        found.append(
+            (
+                size,
+                tuple(
+                    noise(
+                        norm, counts[norm], *(np.stack([one[norm][k] for one in statistics]) for k in ("mean", "var"))
+                    )
+                    for norm in counts
+                ),
+            )
+        )
+    model = merge_model(subject.graph, weights)
+    return Norms(crop, name, kinds(model), tuple(found), _pooled(subject, name, crop))
+
+
+def _by_name(statistics):
+    """{path of the norm: {"mean", "var"}} of the tree of statistics."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(statistics):
+        *norm, kind = (str(entry.key) for entry in path)
+        found.setdefault(".".join(norm), {})[kind] = np.asarray(leaf, np.float64)
+    return found
+
+
+def _pooled(subject, name, crop):
+    """The pooled norms, of crops that pass the backbone with its running statistics."""
+    weights = subject.weight_sets[name]
+    model = merge_model(subject.graph, weights)
+    found = [(scale, layer) for scale, layer in branches(model.head) if layer.norm is not None]
+    if not found:
+        return ()
+
+    @jax.jit
+    def last_map(weights, image):
+        return merge_model(subject.graph, weights).backbone(image, False)[-1]
+
+    count = max(2 * subject.budget.batches, max(POOLED_BATCHES))
+    values = {scale: [] for scale, _ in found}
+    for index in range(count):
+        x = last_map(weights, normalized(subject.crop(index, crop)[2]))
+        for scale, layer in found:
+            pooled = layer.conv(adaptive_average_pool(x, scale))
+            values[scale].append(np.asarray(pooled, np.float64).reshape(scale**2, -1))
+    results = []
+    for scale, layer in found:
+        every = np.concatenate(values[scale])
+        mean, var = every.mean(0), every.var(0)  # drawn weights have running statistics of two images
+        if name == "trained":
+            mean, var = np.asarray(layer.norm.mean[...]), np.asarray(layer.norm.var[...])
+        for images in POOLED_BATCHES:
+            batches = len(values[scale]) // images
+            grouped = np.stack(values[scale][: batches * images]).reshape(batches, images * scale**2, -1)
+            results.append(pooled_norm(grouped, mean, var, layer.norm.eps, scale=scale, images=images))
+    return tuple(results)
+
+
+def part_of(name):
+    """The stage of a backbone or the head that a norm belongs to."""
+    words = name.split(".")
+    if words[0] != "backbone":
+        return words[0]
+    stage = {"stem": "stem", "conv1": "stem"}.get(words[1])
+    return stage or f"stage {int(words[2]) + 1}"
+
+
+def section(subject, results):
+    """Which norms there are, what a larger crop is worth to their statistics, and what pooled norms leave."""
+    counted = ", ".join(f"{count} {kind} in the {part}" for part, kind, count in results[0].kinds)
+    paragraphs = [f"The network has {counted}."]
+    merged = {(r.weights, r.crop, images): _by_part(norms) for r in results for images, norms in r.noise}
+    for weights in subject.weight_sets:
+        small, large = ((weights, crop, 2) for crop in (subject.crops[0], subject.crops[-1]))
+        if not merged.get(small) or small == large:
+            continue
+        pixels = np.prod(large[1]) / np.prod(small[1])
+        ratios = ", ".join(f"{merged[large][part][1] / merged[small][part][1]:.2f} ({part})" for part in merged[small])
+        share = max(effective / count for count, effective, _ in merged[small].values())
+        paragraphs.append(
+            f"{weights.capitalize()} weights, batches of 2: a crop of {_text(large[1])} has {pixels:.2f} times the "
+            f"pixels of {_text(small[1])}, and the statistics are worth {ratios} times as many independent samples. At "
+            f"most {share:.2%} of the positions of the smaller crop count as independent."
+        )
+    for result in results:
+        two = [one for one in result.pooled if one.values == 2]
+        most = [one for one in result.pooled if one.images == max(POOLED_BATCHES) and one.scale == 1]
+        for one, other in zip(two, most, strict=True):
+            paragraphs.append(
+                f"{_text(result.crop)}, {result.weights} weights: a batch of 2 gives the norm of the branch that is "
+                "pooled to one cell two values a channel. In training its output is then a sign: it is "
+                f"{one.spread:.3f} away from +1 or -1, tells {one.told:.0%} of what varies, and jumps by "
+                f"{one.jump:.2f} when running statistics take over. With {other.images} images these are "
+                f"{other.told:.0%} and {other.jump:.2f}."
+            )
+    columns = ("weights", "crop", "images", "part", "positions", "independent", "relative error", "share")
+    rows = tuple(
+        (weights, _text(crop), images, part, count, effective, error, effective / count)
+        for (weights, crop, images), parts in merged.items()
+        for part, (count, effective, error) in parts.items()
+    )
+    layer_rows = tuple(
+        (r.weights, _text(r.crop), images, one.name, one.positions, one.mean, one.variance, one.effective, one.error)
+        for r in results
+        for images, norms in r.noise
+        for one in norms
+    )
+    pooled_rows = tuple(
+        (r.weights, _text(r.crop), one.scale, one.images, one.values, one.spread, one.told, one.jump)
+        for r in results
+        for one in r.pooled
+    )
+    tables = (
+        Table("norm_parts", columns, rows),
+        Table(
+            "norm_layers",
+            ("weights", "crop", "images", "norm", "positions", "noise of mean", "of variance", "independent", "error"),
+            layer_rows,
+        ),
+        Table(
+            "pooled_norms",
+            ("weights", "crop", "scale", "images", "values", "away from a sign", "told", "jump"),
+            pooled_rows,
+        ),
+    )
+
+    def paint(axes):
+        for result, colour in zip(results, COLOURS * 2, strict=False):
+            label = f"{result.crop[0]}, {result.weights}"
+            _, norms = result.noise[0]
+            axes[0, 0].plot([one.effective for one in norms], ".", color=colour, markersize=3, label=label)
+            for scale in sorted({one.scale for one in result.pooled}):
+                of_scale = [one for one in result.pooled if one.scale == scale]
+                axes[0, 1].plot([one.values for one in of_scale], [one.jump for one in of_scale], "o-", color=colour,
+                                markersize=3, label=label if scale == 1 else None)  # fmt: skip
+        axes[0, 0].set(xlabel="BatchNorm, in order", ylabel="independent samples", yscale="log")
+        axes[0, 1].set(xlabel="values a channel", ylabel="jump to running statistics", xscale="log")
+        for ax in axes[0]:
+            if ax.has_data():
+                ax.legend()
+
+    caption = (
+        "Independent samples that a batch of 2 is worth, norm by norm; the jump of pooled norms from training to test."
+    )
+    return Section(
+        "Normalisation",
+        "\n\n".join(paragraphs),
+        tuple(table for table in tables if table.rows),
+        draw(1, 2, paint),
+        caption,
+    )
+
+
+def _by_part(norms):
+    """{part: (positions, n_eff, relative error)}, means over the part's norms (of n_eff the geometric one)."""
+    parts = {}
+    for one in norms:
+        if one.effective < 1e12:  # a norm whose mean does not vary at all
+            parts.setdefault(part_of(one.name), []).append(one)
+    return {
+        part: (
+            float(np.mean([one.positions for one in found])),
+            float(np.exp(np.mean([np.log(one.effective) for one in found]))),
+            float(np.mean([one.error for one in found])),
+        )
+        for part, found in parts.items()
+    }
+
+
+def _text(size):
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,123 @@
+"""The noise of statistics where it is known: independent values, constant images, tiles; norms of two values."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from cropjax.instruments.normalization import Norms, kinds, noise, part_of, pooled_norm, positions, section, steps
+from cropjax.instruments.subject import QUICK, Subject, drawn_weights, normalized
+from cropjax.step import merge_model
+
+
+def statistics(draw, batches=400, channels=8):
+    rng = np.random.default_rng(0)
+    values = np.stack([draw(rng, channels) for _ in range(batches)])  # [batches, positions, c]
+    return values.shape[1], values.mean(1), values.var(1, ddof=1)
+
+
+@pytest.mark.parametrize("tile", [1, 4, 16])
+def test_effective_samples_are_the_tiles_of_equal_values(tile):
+    """Independent values are tiles of one; images of one value each are tiles of a whole image."""
+    n, means, variances = statistics(lambda rng, c: np.repeat(rng.normal(3, 2, (32 // tile, c)), tile, 0))
+    found = noise("x", n, means, variances)
+    # The variance within a batch of k independent values repeated is (k - 1) / k of theirs, over n - 1.
+    independent = 32 / tile
+    assert found.positions == 32
+    expected = independent * (1 - 1 / independent) * 32 / 31
+    assert found.effective == pytest.approx(expected, rel=0.06)
+    assert found.mean == pytest.approx(1 / np.sqrt(expected), rel=0.05)
+
+
+def test_the_error_shrinks_with_the_batches_and_covers_the_truth():
+    errors = []
+    for batches in (8, 32, 128):
+        rng = np.random.default_rng(batches)
+        values = rng.normal(size=(batches, 16, 1))
+        found = noise("x", 16, values.mean(1), values.var(1, ddof=1))
+        errors.append(found.error)
+        assert abs(np.log(found.effective / 16)) < 4 * found.error
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] == pytest.approx(np.sqrt(2 / 127), rel=0.4)  # of the variance of 128 Gaussian means
+
+
+def test_two_values_are_a_sign():
+    rng = np.random.default_rng(1)
+    values = rng.normal(5, 3, (500, 2, 6))
+    found = pooled_norm(values, np.full(6, 5.0), np.full(6, 9.0), 0.0, scale=1, images=2)
+    assert found.spread < 1e-12
+    assert found.told == pytest.approx(
+        1 / np.pi, abs=0.03
+    )  # half of the variance is in the difference, 2/pi of it told
+    centred = values - values.mean(1, keepdims=True)
+    sign = centred / np.abs(centred)
+    assert found.jump == pytest.approx(np.sqrt(np.square(sign - (values - 5) / 3).mean((0, 1))).mean())
+
+
+def test_more_values_tell_more_and_jump_less():
+    rng = np.random.default_rng(2)
+    found = []
+    for n in (2, 8, 32, 128):
+        values = rng.normal(0, 1, (4000 // n, n, 8))
+        found.append(pooled_norm(values, np.zeros(8), np.ones(8), 1e-5))
+    assert all(a.told < b.told for a, b in pairwise(found))
+    assert found[-1].told > 0.98
+    # jump^2 = Var(mean) + Var(deviation) = (1 + 1/2) / n for many values
+    assert found[-1].jump == pytest.approx(np.sqrt(1.5 / 128), rel=0.15)
+    assert found[-2].jump / found[-1].jump == pytest.approx(2, rel=0.2)
+
+
+def test_positions_are_what_the_norms_are_given():
+    config = tiny_config("deeplabv3plus")
+    images = normalized(np.random.default_rng(0).integers(0, 256, (2, 33, 49, 3), np.uint8))
+    graph, weights = drawn_weights(config, images)
+    found = positions(graph, weights, images)
+    assert found["backbone.stem.0.norm"] == 2 * 17 * 25
+    assert found["backbone.stages.0.0.conv1.norm"] == 2 * 9 * 13
+    assert found["head.image_pool.norm"] == 2
+    assert found["head.bottleneck.norm"] == 2 * 3 * 4
+    norms = [count for _, kind, count in kinds(merge_model(graph, weights)) if kind == "BatchNorm"]
+    assert len(found) == sum(norms)
+
+
+def test_kinds_of_the_four_networks():
+    """SegNeXt's backbone has BatchNorm in every block, and SegFormer's head has it too."""
+    found = {}
+    for name in ("pspnet", "deeplabv3plus", "segformer", "segnext"):
+        config = tiny_config(name)
+        images = normalized(np.zeros((2, 33, 33, 3), np.uint8))
+        graph, weights = drawn_weights(config, images)
+        found[name] = {(part, kind): count for part, kind, count in kinds(merge_model(graph, weights))}
+    assert {kind for _, kind in found["pspnet"]} == {"BatchNorm"}
+    assert found["segformer"]["head", "BatchNorm"] == 5
+    assert ("backbone", "BatchNorm") not in found["segformer"]
+    assert found["segnext"]["backbone", "BatchNorm"] == 2 * 4 + 5
+    assert found["segnext"]["backbone", "LayerNorm"] == 4
+    assert found["segnext"]["head", "GroupNorm"] == 3
+
+
+def test_parts():
+    names = ("backbone.stem.1.norm", "backbone.stages.2.5.conv1.norm", "backbone.blocks.0.1.norm1", "head.pools.0.norm")
+    assert [part_of(name) for name in names] == ["stem", "stage 3", "stage 1", "head"]
+    assert part_of("backbone.conv1.norm") == "stem"
+
+
+@pytest.mark.parametrize("name", ["pspnet", "deeplabv3plus", "segformer", "segnext"])
+def test_steps_and_section(name):
+    config = tiny_config(name)
+    images = normalized(np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8))
+    graph, weights = drawn_weights(config, images)
+    crops = ((33, 33), (48, 64))
+    subject = Subject("tiny", config, graph, {"drawn": weights}, crops, (64, 128), QUICK)
+    results = [step.measure() for step in steps(subject)]
+    assert all(isinstance(one, Norms) for one in results)
+    for one in results:
+        for _, norms in one.noise:
+            assert all(x.effective > 0 and np.isfinite(x.error) for x in norms)
+        assert len(one.pooled) == {"pspnet": 12, "deeplabv3plus": 3}.get(name, 0)
+        assert all(x.spread < 0.1 for x in one.pooled if x.values == 2)
+    report = section(subject, results)
+    assert "independent samples" in report.words
+    assert ("tells" in report.words) == (name in ("pspnet", "deeplabv3plus"))
+    assert all(table.rows for table in report.tables)

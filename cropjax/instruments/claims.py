@@ -556,8 +556,8 @@ def page(findings):
     lines = [
         "# The study's claims, computed",
         "",
-        "What the crop-size study states in its sections 1 to 7, in our words, beside what the instruments find. Made by",
-        "`make claims`; nothing in it is typed. Sections 8 to 10 sum up, recommend and list configurations.",
+        "What the crop-size study states in its sections 1 to 7, in our words, beside what the instruments find. Made",
+        "by `make claims`; nothing in it is typed. Sections 8 to 10 sum up, recommend and list configurations.",
         "",
         f"Of {len(findings)} statements {holds} hold, {open_} cannot be decided without training, and "
         f"{len(findings) - holds - open_} are off or do not hold.",

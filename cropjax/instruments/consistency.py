@@ -160,7 +160,10 @@ def section(subject, results):
     merged = {key: _merged(crops) for key, crops in found.items()}
     sentences = []
     for (weights, size), one in merged.items():
-        sentence = f"{_text(size)}, {weights} weights: crop and whole image differ by {one.difference[0]:.3f} at a cut and by {one.difference[-1]:.3f} furthest from it"
+        sentence = (
+            f"{_text(size)}, {weights} weights: crop and whole image differ by {one.difference[0]:.3f} at a cut and by "
+            f"{one.difference[-1]:.3f} furthest from it"
+        )
         if one.context_radius is None:
             sentence += "; the difference does not fall towards the middle."
         elif one.stride is None:

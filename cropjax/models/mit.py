@@ -47,6 +47,10 @@ class ReducedAttention(nnx.Module):
         self.heads, self.reduction = heads, reduction
 
     def __call__(self, x):
+        return self.out_proj(attention(*self.queries_keys_values(x)).reshape(x.shape))
+
+    def queries_keys_values(self, x):
+        """Queries [n,h*w,heads,c/heads] of `x`, keys and values [n,k,heads,c/heads] of its k cells."""
         n, h, w, c = x.shape
         if self.reduction == 1:
             query, key, value = jnp.split(self.in_proj(x), 3, axis=-1)
@@ -61,8 +65,7 @@ class ReducedAttention(nnx.Module):
             small = self.reduce_norm(self.reduce(x))
             query = product(x, kernel[:, :c]) + bias[:c]
             key, value = jnp.split(product(small, kernel[:, c:]) + bias[c:], 2, axis=-1)
-        query, key, value = (t.reshape(n, -1, self.heads, c // self.heads) for t in (query, key, value))
-        return self.out_proj(attention(query, key, value).reshape(n, h, w, c))
+        return [t.reshape(n, -1, self.heads, c // self.heads) for t in (query, key, value)]
 
 
 class Block(nnx.Module):

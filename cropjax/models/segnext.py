@@ -37,12 +37,17 @@ class LightHamHead(nnx.Module):
         self.align_corners, self.rank = align_corners, rank
         self.train_steps, self.eval_steps = train_steps, eval_steps
 
-    def __call__(self, maps, train, key):
+    def squeezed(self, maps, train):
+        """The joined maps [n,h/8,w/8,channels], and what is factorised of them, not negative and of the same shape."""
         x = self.squeeze.joined(maps[1:], train, size=maps[1].shape[1:3], align_corners=self.align_corners)
+        return x, jax.nn.relu(self.ham_in(x))
+
+    def __call__(self, maps, train, key):
+        x, y = self.squeezed(maps, train)
         n, h, w, c = x.shape
         bases_key, dropout_key = jax.random.split(key if train else jax.random.key(EVALUATION_SEED))
         bases = draw_bases(bases_key, n if train else 1, c, self.rank)
-        y = jax.nn.relu(self.ham_in(x)).reshape(n, h * w, c)
+        y = y.reshape(n, h * w, c)
         y = nmf(y, jnp.broadcast_to(bases, (n, c, self.rank)), self.train_steps if train else self.eval_steps)
         x = jax.nn.relu(x + self.ham_out(y.reshape(x.shape), train))
         return self.classifier(self.align(x, train), train, dropout_key)

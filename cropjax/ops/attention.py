@@ -16,8 +16,17 @@ def attention(query, key, value):
     """
     if query.dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0 and jax.default_backend() == "gpu":
         return _flash(query, key, value)
-    query = query * (query.shape[-1] ** -0.5)
-    return _definition(query, key, value) if is_plain() else _attention(query, key, value)
+    return _definition(query, key, value) if is_plain() else _attention(_scaled(query), key, value)
+
+
+def attention_weights(query, key):
+    """softmax(q k' / sqrt(d)) for `query` [n,q,h,d] and `key` [n,k,h,d] -> [n,h,q,k], float32 or better."""
+    scores = jnp.einsum("nqhd,nkhd->nhqk", _scaled(query), key)
+    return jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1)
+
+
+def _scaled(query):
+    return query * (query.shape[-1] ** -0.5)
 
 
 def _flash(query, key, value, implementation="cudnn"):
@@ -30,9 +39,7 @@ def _flash(query, key, value, implementation="cudnn"):
 
 
 def _definition(query, key, value):
-    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key)
-    weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1)
-    return jnp.einsum("nhqk,nkhd->nqhd", weights.astype(value.dtype), value)
+    return jnp.einsum("nhqk,nkhd->nqhd", attention_weights(query, key).astype(value.dtype), value)
 
 
 @jax.custom_vjp

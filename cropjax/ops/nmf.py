@@ -22,12 +22,18 @@ def draw_bases(key, images, channels, rank):
 def nmf(x, bases, steps):
     """The approximation of `x` [n,p,d], not negative, by `bases` [n,d,r] that are refined `steps` times -> [n,p,d].
 
-    p are the positions and d the channels. The coefficients start as a softmax of x times the bases; every step
-    updates them and then the bases, and the coefficients once more at the end. Gradients flow through all of it. The
-    factorisation runs in float32 or better; the result has the type of `x`.
+    Coefficients times bases, of `factorize`; the result has the type of `x`. Gradients flow through all of it.
     """
-    dtype = x.dtype
-    x = x.astype(jnp.promote_types(dtype, jnp.float32))
+    return _einsum("npr,ndr->npd", *factorize(x, bases, steps)).astype(x.dtype)
+
+
+def factorize(x, bases, steps):
+    """Coefficients [n,p,r] and bases [n,d,r] of `nmf`, not negative, in float32 or better.
+
+    p are the positions and d the channels. The coefficients start as a softmax of x times the bases; every step
+    updates them and then the bases, and the coefficients once more at the end.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     bases = bases.astype(x.dtype)
     coefficients = jax.nn.softmax(_project(x, bases), axis=-1)
 
@@ -35,8 +41,7 @@ def nmf(x, bases, steps):
         coefficients = _update_coefficients(x, bases, coefficients)
         gram = _einsum("npr,nps->nrs", coefficients, coefficients)
         bases *= _einsum("npd,npr->ndr", x, coefficients) / (_einsum("ndr,nrs->nds", bases, gram) + EPS)
-    coefficients = _update_coefficients(x, bases, coefficients)
-    return _einsum("npr,ndr->npd", coefficients, bases).astype(dtype)
+    return _update_coefficients(x, bases, coefficients), bases
 
 
 def _project(x, bases):

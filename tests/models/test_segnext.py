@@ -76,6 +76,16 @@ def test_what_is_factorised_is_not_negative(monkeypatch):
     assert seen[0].min() == 0
 
 
+def test_squeezed_gives_what_is_factorised(monkeypatch):
+    seen = []
+    monkeypatch.setattr(segnext, "nmf", lambda x, bases, steps: (seen.append(x), x)[1])
+    head, maps = merge_model(GRAPH, WEIGHTS), draw(2)
+    head(maps, False, None)
+    joined, factorised = head.squeezed(maps, False)
+    assert joined.shape == factorised.shape == (2, 5, 6, 32)
+    np.testing.assert_array_equal(factorised.reshape(2, 30, 32), seen[0])
+
+
 def test_the_first_map_is_not_used_and_the_others_are():
     maps = draw(1)
     logits = evaluate(maps)

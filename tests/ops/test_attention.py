@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cropjax.ops.attention import _flash, attention
+from cropjax.ops.attention import _flash, attention, attention_weights
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
@@ -39,6 +39,20 @@ def test_attention_and_its_gradients_are_those_of_the_definition(n, queries, key
 
     for got, wanted in zip(*both(*draw(n, queries, keys, heads, d)), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+@given(n=FEW, queries=st.integers(1, 7), keys=st.integers(1, 7), heads=FEW, d=st.integers(1, 5))
+@settings(max_examples=5)
+def test_weights_add_up_to_one_and_give_the_attention(n, queries, keys, heads, d):
+    query, key, value = draw(n, queries, keys, heads, d)
+    weights = attention_weights(query, key)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-12)
+    np.testing.assert_allclose(np.einsum("nhqk,nkhd->nqhd", weights, value), attention(query, key, value), atol=1e-12)
+
+
+def test_weights_of_bfloat16_are_float32():
+    query, key, _ = (jnp.asarray(t, jnp.bfloat16) for t in draw(1, 3, 5, 2, 4))
+    assert attention_weights(query, key).dtype == jnp.float32
 
 
 def test_the_order_of_the_keys_says_nothing():

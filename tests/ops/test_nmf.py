@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from cropjax.ops import nmf as operation
 from cropjax.ops.nmf import draw_bases, nmf
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
@@ -59,6 +60,15 @@ def test_a_matrix_of_rank_one_is_reproduced(rank, steps, rtol):
     _, bases = draw(2, 7, 5, rank)
     assert np.abs(factorize(x, bases, 0) / x - 1).max() > 0.1
     np.testing.assert_allclose(factorize(x, bases, steps), x, rtol=rtol)
+
+
+def test_coefficients_times_bases_are_the_approximation():
+    x, bases = draw(2, 7, 5, 3)
+    coefficients, refined = jax.jit(operation.factorize, static_argnums=2)(x, bases, 3)
+    assert coefficients.shape == (2, 7, 3)
+    assert refined.shape == (2, 5, 3)
+    assert min(coefficients.min(), refined.min()) >= 0
+    np.testing.assert_allclose(coefficients @ refined.swapaxes(1, 2), factorize(x, bases, 3), atol=1e-12)
 
 
 def test_order_of_positions_channels_and_bases_says_nothing():

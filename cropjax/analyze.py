@@ -1,0 +1,176 @@
+"""What a crop does inside a network: the instruments on one config or trained run, and a report of what they say.
+
+    python -m cropjax.analyze --config configs/demo.py --crops 128,192 --test_size 256x512 --out report
+
+With --workdir the weights of that run's best checkpoint are looked at, else freshly drawn ones; under --budget full
+both. What has been measured is kept in the report's folder: a report that was interrupted goes on where it was.
+Images are those of `data`'s evaluation split, resized to --test_size; --config.data.source=streets needs no data.
+"""
+
+import dataclasses
+import importlib
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+from ml_collections.config_flags import config_flags
+
+from cropjax import commandline
+from cropjax.errors import UserError
+
+CROPS = flags.DEFINE_list("crops", ["512", "769"], "Training crops to compare: sides, or rows x columns.")
+TEST_SIZE = flags.DEFINE_string("test_size", "1024x2048", "Rows x columns of the whole images.")
+OUT = flags.DEFINE_string("out", "report", "The folder of the report.")
+BUDGET = flags.DEFINE_enum("budget", "quick", ["quick", "full"], "How much is measured.")
+INSTRUMENTS = flags.DEFINE_list("instruments", ["all"], "Which of them.")
+COMPARE = config_flags.DEFINE_config_file("compare", None, "Another config: lists all that differs.", lock_config=True)
+CHECKPOINT = "best"
+
+NAMES = (
+    "receptive_field",
+    "effective_field",
+    "valid_taps",
+    "gridding",
+    "pooling",
+    "normalization",
+    "gradient_noise",
+    "attention_reach",
+    "factorization",
+    "consistency",
+    "advice",
+)
+LEAST_SIDE = 33  # of a crop: the last maps of the transformers have stride 32
+
+
+def analyze(config, workdir):
+    """The command: measures, step by step, and writes report.html, report.md and csv/ into --out."""
+    crops = tuple(_size("--crops", text) for text in CROPS.value)
+    test_size = _size("--test_size", TEST_SIZE.value)
+    for crop in crops:
+        if min(crop) < LEAST_SIDE:
+            raise UserError(f"--crops={_text(crop)}: the last map would be a single position; at least {LEAST_SIDE}")
+        if any(side > whole for side, whole in zip(crop, test_size, strict=True)):
+            raise UserError(
+                f"--crops={_text(crop)} is larger than --test_size={_text(test_size)}: lower it, or raise that"
+            )
+    names = _instruments(INSTRUMENTS.value)
+    out = Path(OUT.value)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out} is no folder: name another")
+
+    from cropjax.instruments import report
+    from cropjax.instruments.kept import Kept, identity
+    from cropjax.progress import Progress
+    from cropjax.workdir import commit
+
+    modules = {name: importlib.import_module(f"cropjax.instruments.{name}") for name in names}
+    subject, about = _subject(config, workdir if commandline.WORKDIR.present else None, crops, test_size)
+    kept = Kept(out / "measured", identity(subject.config, subject.weight_sets, commit=commit(), test_size=test_size))
+    plan = {name: module.steps(subject) for name, module in modules.items()}
+    every = [step for steps in plan.values() for step in steps]
+    total = sum(_units(step) for step in every)
+    results, done = {}, 0
+    began = time.monotonic()
+    with Progress(total, unit="unit", label="analyze", every_seconds=15.0) as progress:
+        for step in every:
+            results[step.name] = kept.get(step)
+            done += _units(step)
+            progress.update(done, at=step.name)
+
+    sections = []
+    for name, module in modules.items():
+        found = [results[step.name] for step in plan[name]]
+        other = {"other": _other()} if name == "advice" and COMPARE.value is not None else {}
+        if found or other:
+            sections.append(module.section(subject, found, **other))
+    facts = about | {
+        "crops": ", ".join(map(_text, crops)),
+        "test size": _text(test_size),
+        "budget": f"{subject.budget.name}: {subject.budget.positions} x {subject.budget.positions} positions, "
+        f"{subject.budget.images} images, {subject.budget.batches} batches",
+        "code": commit() or "no checkout",
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+        "command": shlex.join(["python", "-m", "cropjax.analyze", *sys.argv[1:]]),
+    }
+    report.write(out, f"What the crop does inside {subject.name}", facts, [one for one in sections if one])
+    print(f"{out / 'report.html'}: {len(every)} measurements, {time.monotonic() - began:.0f} s")
+
+
+def _subject(config, workdir, crops, test_size):
+    """The `Subject`, and what of it a report should say."""
+    import jax
+
+    from cropjax.benchmark.machine import describe, one_line
+    from cropjax.instruments.subject import FULL, QUICK, Subject, drawn_weights, normalized
+
+    name = commandline.config_name(config_flags.get_config_filename(flags.FLAGS["config"]))
+    config = config.copy_and_resolve_references()
+    if config.data.source == "streets":
+        config.data.streets.size = test_size
+    budget = QUICK if BUDGET.value == "quick" else FULL
+    subject = Subject(name, config, None, {}, crops, test_size, budget)
+    first = np_stack([subject.crop(index, crops[0])[2] for index in (0, 1)])  # or say that there are no data
+    graph, drawn = drawn_weights(config, normalized(first))
+    sets, source = {"drawn": drawn}, "drawn"
+    if workdir is not None:
+        from cropjax.restore import restore_run
+        from cropjax.sharding import make_mesh
+
+        step, graph, state = restore_run(config, workdir, CHECKPOINT, make_mesh(**config.mesh))
+        trained = {part: jax.device_get(state[part]) for part in ("params", "batch_stats")}
+        sets = sets | {"trained": trained} if budget is FULL else {"trained": trained}
+        source = f"{workdir}, step {step}" + (", and drawn" if budget is FULL else "")
+    about = {"config": name, "weights": source, "images": f"{config.data.source}, {config.data.eval_split}"}
+    about["machine"] = one_line(describe())
+    return dataclasses.replace(subject, graph=graph, weight_sets=sets), about
+
+
+def np_stack(images):
+    import numpy as np
+
+    return np.stack(images)
+
+
+def _other():
+    name = commandline.config_name(config_flags.get_config_filename(flags.FLAGS["compare"]))
+    from cropjax.validation import validate
+
+    return name, validate(COMPARE.value)
+
+
+def _units(step):
+    """Progress counts tenths of a megapixel, and something for what runs no network."""
+    return max(round(10 * step.cost), 1)
+
+
+def _instruments(names):
+    for name in names:
+        if name not in (*NAMES, "all"):
+            raise UserError(f"--instruments={name} is not one of {', '.join(NAMES)}")
+    return [name for name in NAMES if name in names or "all" in names]
+
+
+def _size(flag, text):
+    try:
+        sides = tuple(int(side) for side in text.split("x"))
+    except ValueError:
+        sides = ()
+    if len(sides) == 1 and flag == "--crops":
+        sides *= 2
+    if len(sides) != 2 or min(sides) < 1:
+        raise UserError(
+            f"{flag}={text} must be {'a side or ' if flag == '--crops' else ''}rows x columns, as in 512x1024"
+        )
+    return sides
+
+
+def _text(size):
+    return f"{size[0]}x{size[1]}"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    commandline.run(analyze)

@@ -168,8 +168,10 @@ def section(subject, results):
     of_largest = [one for one in geometry if one.scale == largest]
     wide = ", ".join(f"{one.pixels} pixels on {_text(one.image_size)}" for one in of_largest)
     sentences = [
-XX, {_median(one.windowed.mean):.2f} with a window of the crop's size; the variance over "
-        f"images is {_median(one.plain.variance):.2f} and {_median(one.windowed.variance):.2f} times the crops'"
+        f"scale {one.scale}, {one.weights} weights, crop of {_text(one.crop)}: {_median(one.plain.mean):.2f} "
+        f"deviations on the whole image, {_median(one.windowed.mean):.2f} with a window of the crop's size; the "
+        f"variance over images is {_median(one.plain.variance):.2f} and {_median(one.windowed.variance):.2f} times "
+        "the crops'"
         for one in pooled
     ]
     words = (

@@ -57,6 +57,7 @@ def analyze(config, workdir):
                 f"--crops={_text(crop)} is larger than --test_size={_text(test_size)}: lower it, or raise that"
             )
     names = _instruments(INSTRUMENTS.value)
+    other = commandline.read_config(COMPARE) if COMPARE.present else None
     out = Path(OUT.value)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is no folder: name another")
@@ -64,6 +65,7 @@ def analyze(config, workdir):
     from cropjax.instruments import report
     from cropjax.instruments.kept import Kept, identity
     from cropjax.progress import Progress
+    from cropjax.validation import validate
     from cropjax.workdir import commit
 
     modules = {name: importlib.import_module(f"cropjax.instruments.{name}") for name in names}
@@ -83,14 +85,16 @@ def analyze(config, workdir):
     sections = []
     for name, module in modules.items():
         found = [results[step.name] for step in plan[name]]
-        other = {"other": _other()} if name == "advice" and COMPARE.value is not None else {}
-        if found or other:
-            sections.append(module.section(subject, found, **other))
+        more = {}
+        if name == "advice" and other:
+            more = {"other": (_config_name("compare"), module.confounds(config, validate(other)))}
+        if found or more:
+            sections.append(module.section(subject, found, **more))
     facts = about | {
         "crops": ", ".join(map(_text, crops)),
         "test size": _text(test_size),
         "budget": f"{subject.budget.name}: {subject.budget.positions} x {subject.budget.positions} positions, "
-        f"{subject.budget.images} images, {subject.budget.batches} batches",
+        f"{subject.budget.images} image{'s' * (subject.budget.images > 1)}, {subject.budget.batches} batches",
         "code": commit() or "no checkout",
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "command": shlex.join(["python", "-m", "cropjax.analyze", *sys.argv[1:]]),
@@ -102,17 +106,18 @@ def analyze(config, workdir):
 def _subject(config, workdir, crops, test_size):
     """The `Subject`, and what of it a report should say."""
     import jax
+    import numpy as np
 
     from cropjax.benchmark.machine import describe, one_line
     from cropjax.instruments.subject import FULL, QUICK, Subject, drawn_weights, normalized
 
-    name = commandline.config_name(config_flags.get_config_filename(flags.FLAGS["config"]))
+    name = _config_name("config")
     config = config.copy_and_resolve_references()
     if config.data.source == "streets":
         config.data.streets.size = test_size
     budget = QUICK if BUDGET.value == "quick" else FULL
     subject = Subject(name, config, None, {}, crops, test_size, budget)
-    first = np_stack([subject.crop(index, crops[0])[2] for index in (0, 1)])  # or say that there are no data
+    first = np.stack([subject.crop(index, crops[0])[2] for index in (0, 1)])  # or say that there are no data
     graph, drawn = drawn_weights(config, normalized(first))
     sets, source = {"drawn": drawn}, "drawn"
     if workdir is not None:
@@ -124,21 +129,12 @@ def _subject(config, workdir, crops, test_size):
         sets = sets | {"trained": trained} if budget is FULL else {"trained": trained}
         source = f"{workdir}, step {step}" + (", and drawn" if budget is FULL else "")
     about = {"config": name, "weights": source, "images": f"{config.data.source}, {config.data.eval_split}"}
-    about["machine"] = one_line(describe())
+    about["machine"] = one_line(describe()).splitlines()[0]
     return dataclasses.replace(subject, graph=graph, weight_sets=sets), about
 
 
-def np_stack(images):
-    import numpy as np
-
-    return np.stack(images)
-
-
-def _other():
-    name = commandline.config_name(config_flags.get_config_filename(flags.FLAGS["compare"]))
-    from cropjax.validation import validate
-
-    return name, validate(COMPARE.value)
+def _config_name(flag):
+    return commandline.config_name(config_flags.get_config_filename(flags.FLAGS[flag]))
 
 
 def _units(step):

@@ -3,6 +3,7 @@
 A user's mistake ends in one line and exit status 2, never in a traceback.
 """
 
+import contextlib
 import errno
 import re
 import sys
@@ -58,23 +59,36 @@ def _parse_flags(argv):
 
 
 def _parse(argv):
-    try:
+    with _what_is_wrong_with("config"):
         rest = flags.FLAGS(argv)
         if CONFIG.value is None:
             raise UserError("--config is missing: name a file, for example --config configs/demo.py")
-        CONFIG.value.keys()  # a file that could not be read says so only now
-    except (UserError, flags.Error) as error:
-        raise UserError(_one_line(error)) from error
-    except OSError as error:
-        name = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise UserError(f"--config: cannot read {name}; the files that come with us are in configs/") from error
-    except SyntaxError as error:
-        raise UserError(f"--config: {error.filename}:{error.lineno}: {error.msg}") from error
-    except Exception as error:  # the config file is Python: whatever it raises is the user's to see
-        raise UserError(f"--config: {_where(error)}{_one_line(error)}") from error
+        read_config(CONFIG)
     if len(rest) > 1:
         raise UserError(f"cannot use {' '.join(rest[1:])}: options begin with --, overrides are --config.field=value")
     return rest
+
+
+def read_config(flag):
+    """The config of a flag for config files; UserError that says what is wrong with the file."""
+    with _what_is_wrong_with(flag.name):
+        flag.value.keys()  # a file that could not be read says so only now
+    return flag.value
+
+
+@contextlib.contextmanager
+def _what_is_wrong_with(name):
+    try:
+        yield
+    except (UserError, flags.Error) as error:
+        raise UserError(_one_line(error)) from error
+    except OSError as error:
+        file = config_flags.get_config_filename(flags.FLAGS[name])
+        raise UserError(f"--{name}: cannot read {file}; the files that come with us are in configs/") from error
+    except SyntaxError as error:
+        raise UserError(f"--{name}: {error.filename}:{error.lineno}: {error.msg}") from error
+    except Exception as error:  # the config file is Python: whatever it raises is the user's to see
+        raise UserError(f"--{name}: {_where(error)}{_one_line(error)}") from error
 
 
 def _start(command):

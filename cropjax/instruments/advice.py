@@ -151,7 +151,7 @@ def steps(subject):
 
 
 def section(subject, results, other=None):
-    """Proposals, and with an `other` (name, config) what differs from it; None where there is nothing to say."""
+    """Proposals, and with an `other` (name, `confounds`) what differs from it; None where there is nothing to say."""
     words, tables = [], []
     rows = [(f"{a.crop[0]}x{a.crop[1]}", *row) for a in results for row in a.rows]
     if rows:
@@ -165,8 +165,7 @@ def section(subject, results, other=None):
         columns = ("crop", "what", "reference", "keeps the geometry", "in proportion")
         tables.append(Table("advice", columns, tuple(rows)))
     if other:
-        name, config = other
-        table = confounds(subject.config, config)
+        name, table = other
         count = sum(row[3] == "field" for row in table.rows)
         words.append(
             f"{subject.name} and {name} differ in {count} field{'s' if count != 1 else ''}, from which "

@@ -7,8 +7,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 _INK = "#123456"  # stands for the page's colour of text
-# Okabe and Ito's colours, which colour-blind people can tell apart, but for the black and the pale yellow.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# After Okabe and Ito, whom colour-blind people can tell apart; as bright as can be read on white and on black.
+COLOURS = ("#2f8fd3", "#e0662a", "#1fa884", "#cc79a7", "#d99a00", "#56b4e9")
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cropjax",

@@ -55,7 +55,7 @@ def _write(path, value):
 def _read(path):
     """What was written, or None where that is missing or damaged."""
     try:
-        with np.load(path) as arrays:
+        with open(path, "rb") as file, np.load(file) as arrays:
             return _decoded(json.loads(arrays["skeleton"].tobytes()), arrays)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return None

@@ -218,6 +218,8 @@ def _pooled(subject, name, crop):
             mean, var = np.asarray(layer.norm.mean[...]), np.asarray(layer.norm.var[...])
         for images in POOLED_BATCHES:
             batches = len(values[scale]) // images
+            if batches < 2:  # the running statistics would be the batch's
+                continue
             grouped = np.stack(values[scale][: batches * images]).reshape(batches, images * scale**2, -1)
             results.append(pooled_norm(grouped, mean, var, layer.norm.eps, scale=scale, images=images))
     return tuple(results)
@@ -236,7 +238,7 @@ def section(subject, results):
     """Which norms there are, what a larger crop is worth to their statistics, and what pooled norms leave."""
     counted = ", ".join(f"{count} {kind} in the {part}" for part, kind, count in results[0].kinds)
     paragraphs = [f"The network has {counted}."]
-    merged = {(r.weights, r.crop, images): _by_part(norms) for r in results for images, norms in r.noise}
+    merged = {(r.weights, r.crop, images): by_part(norms) for r in results for images, norms in r.noise}
     for weights in subject.weight_sets:
         small, large = ((weights, crop, 2) for crop in (subject.crops[0], subject.crops[-1]))
         if not merged.get(small) or small == large:
@@ -244,14 +246,16 @@ def section(subject, results):
         pixels = np.prod(large[1]) / np.prod(small[1])
         ratios = ", ".join(f"{merged[large][part][1] / merged[small][part][1]:.2f} ({part})" for part in merged[small])
         share = max(effective / count for count, effective, _ in merged[small].values())
+        error = np.hypot(*(np.mean([error for _, _, error in merged[key].values()]) for key in (small, large)))
         paragraphs.append(
             f"{weights.capitalize()} weights, batches of 2: a crop of {_text(large[1])} has {pixels:.2f} times the "
-            f"pixels of {_text(small[1])}, and the statistics are worth {ratios} times as many independent samples. At "
-            f"most {share:.2%} of the positions of the smaller crop count as independent."
+            f"pixels of {_text(small[1])}, and the statistics are worth {ratios} times as many independent samples (a "
+            f"layer's relative error, from {subject.budget.batches} batches, is {error:.0%}). At most {share:.2%} of "
+            "the positions of the smaller crop count as independent."
         )
     for result in results:
         two = [one for one in result.pooled if one.values == 2]
-        most = [one for one in result.pooled if one.images == max(POOLED_BATCHES) and one.scale == 1]
+        most = [max((x for x in result.pooled if x.scale == one.scale), key=lambda x: x.images) for one in two]
         for one, other in zip(two, most, strict=True):
             paragraphs.append(
                 f"{_text(result.crop)}, {result.weights} weights: a batch of 2 gives the norm of the branch that is "
@@ -318,7 +322,7 @@ def section(subject, results):
     )
 
 
-def _by_part(norms):
+def by_part(norms):
     """{part: (positions, n_eff, relative error)}, means over the part's norms (of n_eff the geometric one)."""
     parts = {}
     for one in norms:

@@ -57,7 +57,7 @@ class Shift:
     """How the vectors that a pooled branch's norm is given differ from the training crop to something else.
 
     Per channel [c]: `mean`, the absolute difference of the means, in units of the norm's running standard deviation;
-    `variance`, the variance over that of the crops.
+    `variance`, the variance over that of the crops, nan of a single vector.
     """
 
     mean: np.ndarray
@@ -67,7 +67,8 @@ class Shift:
 def shift(train, test, scale):
     """The `Shift` from vectors `train` [m,c] to `test` [n,c]; `scale` [c] is the norm's standard deviation."""
     mean = np.abs(test.mean(0) - train.mean(0)) / scale
-    return Shift(mean, test.var(0) / np.maximum(train.var(0), 1e-20))
+    variance = test.var(0) / np.maximum(train.var(0), 1e-20)
+    return Shift(mean, variance if len(test) > 1 else np.full_like(variance, np.nan))
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,7 @@ def section(subject, results):
     wide = ", ".join(f"{one.pixels} pixels on {_text(one.image_size)}" for one in of_largest)
     sentences = [
         f"scale {one.scale}, {one.weights} weights, crop of {_text(one.crop)}: {_median(one.plain.mean):.2f} "
-        f"deviations on the whole image, {_median(one.windowed.mean):.2f} with a window of the crop's size; the "
-        f"variance over images is {_median(one.plain.variance):.2f} and {_median(one.windowed.variance):.2f} times "
-        "the crops'"
+        f"deviations on the whole image, {_median(one.windowed.mean):.2f} with a window of the crop's size"
         for one in pooled
     ]
     words = (

@@ -70,10 +70,10 @@ def shown(value):
         return "-"
     if isinstance(value, bool | str):
         return str(value)
-    if isinstance(value, numbers.Integral) or (value == int(value) if math.isfinite(value) else False):
-        return f"{int(value)}"
     if not math.isfinite(value):
         return "-"
+    if value == int(value):
+        return f"{int(value)}"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1000 else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.2e}"
 
 

@@ -117,18 +117,23 @@ def _subject(config, workdir, crops, test_size):
         config.data.streets.size = test_size
     budget = QUICK if BUDGET.value == "quick" else FULL
     subject = Subject(name, config, None, {}, crops, test_size, budget)
-    first = np.stack([subject.crop(index, crops[0])[2] for index in (0, 1)])  # or say that there are no data
-    graph, drawn = drawn_weights(config, normalized(first))
-    sets, source = {"drawn": drawn}, "drawn"
+    images = np.stack([subject.crop(index, crops[0])[2] for index in (0, 1)])  # or say that there are no data
+    sets, sources = {}, []
+    if workdir is None or budget is FULL:
+        graph, sets["drawn"] = drawn_weights(config, normalized(images))
+        sources.append("drawn")
     if workdir is not None:
         from cropjax.restore import restore_run
         from cropjax.sharding import make_mesh
 
         step, graph, state = restore_run(config, workdir, CHECKPOINT, make_mesh(**config.mesh))
-        trained = {part: jax.device_get(state[part]) for part in ("params", "batch_stats")}
-        sets = sets | {"trained": trained} if budget is FULL else {"trained": trained}
-        source = f"{workdir}, step {step}" + (", and drawn" if budget is FULL else "")
-    about = {"config": name, "weights": source, "images": f"{config.data.source}, {config.data.eval_split}"}
+        sets["trained"] = {part: jax.device_get(state[part]) for part in ("params", "batch_stats")}
+        sources.append(f"{workdir}, step {step}")
+    about = {
+        "config": name,
+        "weights": " and ".join(sources),
+        "images": f"{config.data.source}, {config.data.eval_split}",
+    }
     about["machine"] = one_line(describe()).splitlines()[0]
     return dataclasses.replace(subject, graph=graph, weight_sets=sets), about
 

@@ -1,0 +1,136 @@
+"""Claims against loops and formulas of the text book, none of which asks an instrument."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cropjax.instruments import claims
+from cropjax.instruments.claims import CLAIMS, HOLDS, UNDECIDED, Finding, Networks, compared, is_so, page
+
+PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
+SECTIONS = re.findall(r"\S+", "1.1 1.2 1.3 2.2 2.3 2.4 3.1 3.2 3.3 3.4 4.1 4.2 4.3 4.4 5.1 5.3 6.1 6.2 6.3 7.1 7.2 7.3")
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return Networks()
+
+
+def found(networks, words):
+    """The only claim that has these words, decided."""
+    (claim,) = [claim for claim in CLAIMS if words in claim.words]
+    return claim.find(networks)
+
+
+def after(side, *convolutions):
+    """A map's side after convolutions or poolings (kernel, stride, padding), by torch's formula."""
+    for kernel, stride, padding in convolutions:
+        side = (side + 2 * padding - kernel) // stride + 1
+    return side
+
+
+def map_side(side):
+    """ResNet-50-D8: the stem's first 3x3 and the pooling have stride 2, and so has the first 3x3 of stage 2."""
+    return after(side, (3, 2, 1), (3, 2, 1), (3, 2, 1))
+
+
+def cells(side, scale):
+    return [math.ceil((i + 1) * side / scale) - i * side // scale for i in range(scale)]
+
+
+def taps(side, rate):
+    """Mean share of nine taps inside, and the share of positions with all of them, tap by tap."""
+    counts = [
+        sum(0 <= y + a * rate < side and 0 <= x + b * rate < side for a in (-1, 0, 1) for b in (-1, 0, 1))
+        for y in range(side)
+        for x in range(side)
+    ]
+    return np.mean(counts) / 9, np.mean(np.array(counts) == 9)
+
+
+def test_fields(networks):
+    size = jump = 1
+    sizes = []
+    stem, pool = [(3, 2), (3, 1), (3, 1)], [(3, 2)]
+    stages = [[1] * 3, [1] * 4, [1] + [2] * 5, [2, 4, 4]]  # dilations of the 3x3s, contracted
+    for kernel, stride in stem + pool:
+        size, jump = size + (kernel - 1) * jump, jump * stride
+    for number, stage in enumerate(stages):
+        for k, dilation in enumerate(stage):
+            size += 2 * dilation * jump
+            jump *= 2 if number == 1 and k == 0 else 1
+        sizes.append(size)
+    assert found(networks, "stages 1 to 4 of ResNet").value == ", ".join(map(str, sizes)) + " pixels"
+    assert sizes == [networks["deeplabv3plus"].fields[f"stage {i}"].size[0] for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("crop", [512, 769])
+def test_maps_and_cells(networks, crop):
+    side = map_side(crop)
+    assert found(networks, f"A crop of {crop} gives").value == f"{side} rows"
+    largest = [max(cells(side, scale)) ** 2 for scale in (1, 2, 3, 6)]
+    words = "At 512 the cells" if crop == 512 else "At 769 they have"
+    assert found(networks, words).value == ", ".join(map(str, largest)) + " positions"
+
+
+@pytest.mark.parametrize(("words", "rate"), [("rate 12: 100 %", 12), ("Rate 24: 85", 24), ("Rate 36: 60", 36)])
+def test_valid_taps(networks, words, rate):
+    value = found(networks, words).value
+    for crop in (512, 769):
+        mean, full = taps(map_side(crop), rate)
+        assert f"{mean:.0%} (all taps at {full:.0%})" in value
+
+
+def test_tokens(networks):
+    queries = after(512, (7, 4, 3)) ** 2
+    assert found(networks, "stage 1 has 4096 queries").value == str(queries)
+    assert found(networks, "And 64 keys").value == str((after(512, (7, 4, 3)) // 8) ** 2)
+
+
+def test_gridding(networks):
+    reached = {(a * 4, b * 4) for a in (-1, 0, 1) for b in (-1, 0, 1)}
+    assert found(networks, "misses three quarters").value == f"{1 - len(reached) / 81:.4g}"
+    for words in ("Gridding is worse", "helps less where"):
+        assert found(networks, words).verdict.startswith("does not hold")
+
+
+def test_every_section_has_claims_and_none_twice():
+    assert sorted({claim.section for claim in CLAIMS}) == sorted(SECTIONS)
+    assert len({(claim.section, claim.words) for claim in CLAIMS}) == len(CLAIMS)
+
+
+def test_numbers_are_compared_with_what_is_stated():
+    assert compared((10, 20), (10.1, 20), "x").verdict == HOLDS
+    assert compared((10, 20), (10, 30)).verdict == "off: 30 and not 20, 1.50 times"
+    assert compared(96, 97, within=0).verdict.startswith("off: 97 and not 96")
+    assert compared((1, 2), (1, 2)).value == "1, 2"
+    assert is_so(False, "x", "it is not").verdict == "does not hold: it is not"
+
+
+def test_page_has_a_row_for_each_claim():
+    text = page([Finding("1", HOLDS), Finding("-", UNDECIDED), *[Finding("2", "off")] * (len(CLAIMS) - 2)])
+    assert f"Of {len(CLAIMS)} statements 1 hold, 1 cannot be decided" in text
+    assert len(re.findall(r"^\| \d", text, re.MULTILINE)) == len(CLAIMS)
+
+
+MEASURED = ("drawn weights", "PSPNet")
+
+
+@pytest.mark.slow
+def test_the_page_says_what_is_computed(networks):
+    """Every row that no measurement on images is behind."""
+    text = PAGE.read_text()
+    for claim in CLAIMS:
+        row = f"| {claim.section} | {claim.words} | "
+        assert row in text
+        if not any(word in claim.how for word in MEASURED):
+            finding = claim.find(networks)
+            assert f"{row}{finding.value} | {claim.how} | {finding.verdict} |" in text
+
+
+def test_what_is_measured_says_so():
+    assert {claim.section for claim in CLAIMS if any(word in claim.how for word in MEASURED)} >= {"1.2", "7.2", "7.3"}
+    assert claims.TEST_SIZE == (1024, 2048)

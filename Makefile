@@ -5,7 +5,7 @@ BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: install demo test test-configs test-docs test-slow parity lint fix lock show clean
+.PHONY: install demo test test-configs test-docs test-slow parity lint fix lock show claims clean
 
 install: .venv/installed
 
@@ -82,6 +82,10 @@ show: install
 	$(if $(CAMVID),set -e; for network in deeplab pspnet segformer segnext; do $(BIN)/python -m cropjax.main \
 		--config configs/camvid_$$network.py --config.data.root=$(CAMVID); done, \
 		@echo "CAMVID is not set: the runs on it were not made")
+
+# What the study states beside what the instruments find; ten minutes.
+claims: install
+	$(BIN)/python -m cropjax.instruments.claims docs/claims.md
 
 clean:
 	rm -rf .venv .cache runs *.egg-info

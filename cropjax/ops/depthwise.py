@@ -68,6 +68,8 @@ def _depthwise(x, kernel, dilation, padding):
     """Of `x` padded with zeros, by no more than the kernel reaches. Kept for the backward pass is `x` without them."""
     if _pays_cudnn(kernel, dilation):
         return _definition(x, kernel, padding=padding)
+    if dilation > 1 and jax.default_backend() == "gpu":
+        x = lax.optimization_barrier(x)  # or XLA makes one program, many times slower, of all branches that read it
     return _shifted_sum(_padded(x, padding), kernel, dilation)
 
 

@@ -40,13 +40,19 @@ class Agreement:
     crop: np.ndarray
     whole: np.ndarray
 
+    def middle(self, values):
+        """The mean of the pixels furthest from the cuts: of the last quarter of the bins."""
+        last = slice(-(len(self.count) // 4 or 1), None)
+        known = np.isfinite(values[last])
+        return float(np.average(values[last][known], weights=self.count[last][known])) if known.any() else np.nan
+
     @property
     def context_radius(self):
-        """Pixels from the cut at which the difference has come down to the middle's, within a tenth of the way.
+        """Pixels from the cut at which the difference has come down to the `middle`'s, within a tenth of the way.
 
-        The middle's is that of the last quarter of the bins. None where there is no way down.
+        None where there is no way down.
         """
-        plateau = np.average(self.difference[-(len(self.count) // 4 or 1) :])
+        plateau = self.middle(self.difference)
         way = self.difference[0] - plateau
         if way <= 0:
             return None
@@ -162,7 +168,7 @@ def section(subject, results):
     for (weights, size), one in merged.items():
         sentence = (
             f"{_text(size)}, {weights} weights: crop and whole image differ by {one.difference[0]:.3f} at a cut and by "
-            f"{one.difference[-1]:.3f} furthest from it"
+            f"{one.middle(one.difference):.3f} furthest from it"
         )
         if one.context_radius is None:
             sentence += "; the difference does not fall towards the middle."
@@ -175,7 +181,7 @@ def section(subject, results):
                 f"; it has fallen after {one.context_radius} pixels, for which a stride of {one.stride} would do."
             )
         if weights == "trained":
-            sentence += f" Accuracy is {one.crop[0]:.1%} at a cut and {one.crop[-1]:.1%} furthest from it."
+            sentence += f" Accuracy is {one.crop[0]:.1%} at a cut and {one.middle(one.crop):.1%} furthest from it."
         sentences.append(sentence)
     words = (
         "What lies outside of a crop is missing, and a network feels it near the cut. The difference is the total "
@@ -205,7 +211,7 @@ def section(subject, results):
         for i in range(len(one.count))
     )
     summary = tuple(
-        (weights, _text(size), float(one.difference[0]), float(one.difference[-1]), one.context_radius, one.stride)
+        (weights, _text(size), float(one.difference[0]), one.middle(one.difference), one.context_radius, one.stride)
         for (weights, size), one in merged.items()
     )
 

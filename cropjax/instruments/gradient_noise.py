@@ -114,7 +114,7 @@ def small_gradient(config, graph):
 def steps(subject):
     """A step a crop: under a quick budget of the narrow twin with drawn weights, else of each set of weights."""
     narrow = subject.budget.name == "quick"
-    cost = 3 * SMALL * _GROUPS * subject.budget.batches / (10 if narrow else 1)
+    cost = 3 * SMALL * _GROUPS * _batches(subject) / (10 if narrow else 1)
     return [
         Step(
             f"gradient_noise/{crop[0]}x{crop[1]}/{name}",
@@ -127,6 +127,11 @@ def steps(subject):
     ]
 
 
+def _batches(subject):
+    """Of a group; two groups of them are what the other statistics get."""
+    return max(subject.budget.batches // 2, 1)
+
+
 def _measure(subject, crop, name, narrow):
     batches = subject.batches(crop, SMALL)
     if narrow:
@@ -136,7 +141,7 @@ def _measure(subject, crop, name, narrow):
         config, weights = subject.config, subject.weight_sets[name]
         graph, _ = split_model(build_model(config))
     gradient = small_gradient(config, graph)
-    per = subject.budget.batches
+    per = _batches(subject)
     squares = {part: np.zeros((_GROUPS, per)) for part in PARTS}
     sums = {part: [] for part in PARTS}
     for group in range(_GROUPS):
@@ -164,7 +169,7 @@ def section(subject, results):
         pixels = whole.scale * one.crop[0] * one.crop[1] / 1e6
         found = (
             f"{whole.scale:.1f} images, with a standard error of {whole.error:.1f}, which is {pixels:.1f} megapixels"
-            if np.isfinite(whole.scale)
+            if np.isfinite(whole.scale + whole.error)
             else "more than these batches can tell: no signal was left above the noise"
         )
         sentences.append(f"crop of {_text(one.crop)}, {one.weights} weights: {found}")

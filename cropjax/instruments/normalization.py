@@ -143,14 +143,14 @@ def positions(graph, weights, images):
 
 
 def steps(subject):
-    """A step a crop and set of weights: `budget.batches` training batches, and as many crops for the pooled norms."""
+    """A step a crop and set of weights: `budget.batches` training batches, and crops for the pooled norms."""
     sizes = BATCHES[subject.budget.name]
     find = batch_statistics(subject.config)
     return [
         Step(
             f"normalization/{crop[0]}x{crop[1]}/{name}",
             Norms,
-            (sum(sizes) + 2) * subject.budget.batches * crop[0] * crop[1] / 1e6,
+            (sum(sizes) + 1) * subject.budget.batches * crop[0] * crop[1] / 1e6,
             partial(_measure, subject, find, crop, name, sizes),
         )
         for crop in subject.crops
@@ -203,7 +203,7 @@ def _pooled(subject, name, crop):
     def last_map(weights, image):
         return merge_model(subject.graph, weights).backbone(image, False)[-1]
 
-    count = max(2 * subject.budget.batches, max(POOLED_BATCHES))
+    count = max(subject.budget.batches, max(POOLED_BATCHES))
     values = {scale: [] for scale, _ in found}
     for index in range(count):
         x = last_map(weights, normalized(subject.crop(index, crop)[2]))

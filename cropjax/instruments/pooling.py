@@ -19,7 +19,7 @@ from cropjax.instruments.subject import Step, normalized
 from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, windowed_average_pools
 from cropjax.step import merge_model
 
-_CROPS_PER_IMAGE = 4
+_IMAGES, _CROPS_PER_IMAGE = 4, 2  # images at least: a variance is asked for
 _PLACES = 8  # a side of the grid of positions whose windows are looked at on the whole image
 
 
@@ -98,12 +98,16 @@ def branches(head):
 
 
 def steps(subject):
-    """One step a set of weights, with `budget.images` whole images and four crops of each size out of each."""
+    """One step a set of weights: whole images, and crops of each size out of each."""
     if not hasattr(subject.config.model.head, "pool_norm"):
         return []
     area = np.prod(subject.test_size) + _CROPS_PER_IMAGE * sum(h * w for h, w in subject.crops)
-    cost = subject.budget.images * area / 1e6
+    cost = _images(subject) * area / 1e6
     return [Step(f"pooling/{name}", Pools, cost, partial(_measure, subject, name)) for name in subject.weight_sets]
+
+
+def _images(subject):
+    return max(subject.budget.images, _IMAGES)
 
 
 def _measure(subject, name):
@@ -127,7 +131,7 @@ def _measure(subject, name):
         return np.concatenate([one.reshape(-1, one.shape[-1]) for one in pooled])
 
     whole, windowed, train, sizes = {}, {}, {}, {}
-    for index in range(subject.budget.images):
+    for index in range(_images(subject)):
         image, _ = subject.whole(index)
         x = last_map(weights, normalized(image))
         sizes[subject.test_size] = x.shape[1:3]
@@ -170,7 +174,8 @@ def section(subject, results):
     wide = ", ".join(f"{one.pixels} pixels on {_text(one.image_size)}" for one in of_largest)
     sentences = [
         f"scale {one.scale}, {one.weights} weights, crop of {_text(one.crop)}: {_median(one.plain.mean):.2f} "
-        f"deviations on the whole image, {_median(one.windowed.mean):.2f} with a window of the crop's size"
+        f"deviations on the whole image, {_median(one.windowed.mean):.2f} with a window of the crop's size; its "
+        f"variance is {_median(one.plain.variance):.2f} and {_median(one.windowed.variance):.2f} times the crops'"
         for one in pooled
     ]
     words = (
@@ -178,8 +183,7 @@ def section(subject, results):
         f"{of_largest[0].area:.1%} on average: what changes from training to test is how many pixels it is.\n\n"
         "The mean over more of the scene has another distribution. From the training crop to the whole image the mean "
         "of what the branch's norm is given moves, in the median channel, by:\n\n" + ";\n\n".join(sentences) + ".\n\n"
-        f"{subject.budget.images * _CROPS_PER_IMAGE} crops of each size against {subject.budget.images} whole "
-        f"image{'s' if subject.budget.images > 1 else ''}: with few images these are leads. "
+        f"{_images(subject) * _CROPS_PER_IMAGE} crops of each size against {_images(subject)} whole images. "
         "`eval.pool_window` pools over windows of a given size at test."
     )
     cell_rows = tuple(

@@ -17,7 +17,7 @@ from cropjax.instruments.reach import trace
 from cropjax.instruments.section import Section, Table
 from cropjax.instruments.subject import Step
 
-_SIDES = (2**11, 2**14, 2**16)  # of the images on which fields are looked for
+_SIDES = (2**10, 2**14, 2**16)  # of the images on which fields are looked for
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def receptive_fields(function, weights, *, channels=3):
     Raises:
         UserError: a result is no map, or joins branches of different jumps.
     """
-    names, fields = [], {}
+    names, fields, counts = [], {}, {}
 
     def maps(weights, images):  # in their own order: JAX sorts the names of a dict
         found = function(weights, images)
@@ -55,8 +55,16 @@ def receptive_fields(function, weights, *, channels=3):
         seen = [*zip(names, traced.maps, strict=True), *layers]
         for place, (name, one) in enumerate(seen):
             if place not in fields or None in fields[place].size:
-                pairs = (_along(name, spans, side) for spans in (one.rows, one.columns))
-                fields[place] = Field(name, *zip(*pairs, strict=True))
+                axes = [_along(name, spans, side) for spans in (one.rows, one.columns)]
+                # As many positions as on a smaller image: cells of the image, which grow with it.
+                size = tuple(
+                    None if before in (0, len(spans)) else axis[0]
+                    for axis, spans, before in zip(
+                        axes, (one.rows, one.columns), counts.get(place, (0, 0)), strict=True
+                    )
+                )
+                fields[place] = Field(name, size, *zip(*(axis[1:] for axis in axes), strict=True))
+                counts[place] = len(one.rows), len(one.columns)
         if all(None not in field.size for field in fields.values()):
             break
     fields = list(fields.values())

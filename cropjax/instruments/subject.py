@@ -46,7 +46,7 @@ class Budget:
     batches: int
 
 
-QUICK = Budget("quick", positions=3, images=1, batches=4)
+QUICK = Budget("quick", positions=3, images=1, batches=8)
 FULL = Budget("full", positions=7, images=8, batches=32)
 
 

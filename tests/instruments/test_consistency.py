@@ -81,7 +81,15 @@ def test_context_radius(difference, radius, stride):
     assert (found.context_radius, found.stride) == (radius, stride)
 
 
-@pytest.mark.parametrize("name", ["pspnet", "deeplabv3plus", "segformer", "segnext"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pspnet",
+        pytest.param("deeplabv3plus", marks=pytest.mark.slow),
+        "segformer",
+        pytest.param("segnext", marks=pytest.mark.slow),
+    ],
+)
 def test_steps_and_section(name):
     config = tiny_config(name)
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)

@@ -66,8 +66,9 @@ def test_the_twin_has_the_same_layers(name):
     assert count[0] < count[1] / 10
 
 
-@pytest.mark.parametrize("name", ["pspnet", "segformer"])
-@pytest.mark.parametrize("budget", [Budget("quick", 3, 1, 2), Budget("full", 3, 1, 2)])
+@pytest.mark.parametrize(
+    ("name", "budget"), [("pspnet", Budget("quick", 3, 1, 2)), ("segformer", Budget("full", 3, 1, 2))]
+)
 def test_steps_and_section(name, budget):
     config = tiny_config(name)
     images = normalized(np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8))

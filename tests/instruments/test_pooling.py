@@ -56,8 +56,7 @@ def test_windows_of_the_crop_give_the_vectors_of_the_crops_in_their_middle():
     np.testing.assert_allclose(pooled[:, 4, 6], adaptive_average_pool(crop, 1)[:, 0, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["pspnet", "deeplabv3plus", "segformer"])
-@pytest.mark.parametrize("pool_norm", [True, False])
+@pytest.mark.parametrize(("name", "pool_norm"), [("pspnet", True), ("deeplabv3plus", False), ("segformer", True)])
 def test_steps_and_section(name, pool_norm):
     config = tiny_config(name)
     if name != "segformer":

@@ -49,7 +49,7 @@ KERNEL = np.ones((3, 3, 1, 1))
 SIZES = st.integers(5, 11)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(SIZES, SIZES, st.integers(1, 2), st.integers(1, 4), st.integers(0, 4))
 def test_convolutions(h, w, stride, dilation, padding):
     padding = min(padding, dilation)
@@ -58,7 +58,7 @@ def test_convolutions(h, w, stride, dilation, padding):
     check(lambda k, x: conv(x, k, stride=stride, dilation=dilation, padding=padding), KERNEL, (h, w))
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(SIZES, SIZES, st.integers(1, 6), st.booleans())
 def test_pooling_and_resizing(h, w, bins, align_corners):
     def function(weights, x):

@@ -55,7 +55,7 @@ def test_a_centre_that_lies_outside_is_none():
     assert found.share[0] == 0
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(PAIR, st.integers(1, 5), st.booleans())
 def test_energy_is_that_of_the_convolution_with_one_tap(size, dilation, depthwise):
     rng = np.random.default_rng(dilation)
@@ -80,12 +80,12 @@ def test_a_kernel_as_large_as_the_map_is_its_centre():
 
 
 def test_the_convolutions_of_a_network_and_the_section():
-    for name in ("deeplabv3plus", "pspnet", "segformer", "segnext"):
+    for name in ("deeplabv3plus", "segformer"):
         config = tiny_config(name)
         graph, weights = split_model(build_model(config))
         subject = Subject("tiny", config, graph, {"drawn": weights}, ((33, 33), (48, 64)), (64, 128))
         found = dilated_convolutions(subject.logits, weights, np.random.default_rng(0).random((2, 33, 49, 3)))
-        rates = {"deeplabv3plus": [2, 12, 24, 36], "pspnet": [2], "segformer": [], "segnext": []}[name]
+        rates = {"deeplabv3plus": [2, 12, 24, 36], "segformer": []}[name]
         assert sorted({taps.dilation for taps in found}) == rates
         for taps in found:
             assert taps.energy.sum() == pytest.approx(1)

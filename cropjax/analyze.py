@@ -20,6 +20,7 @@ from ml_collections.config_flags import config_flags
 
 from cropjax import commandline
 from cropjax.errors import UserError
+from cropjax.instruments.section import hxw
 
 CROPS = flags.DEFINE_list("crops", ["512", "769"], "Training crops to compare: sides, or rows x columns.")
 TEST_SIZE = flags.DEFINE_string("test_size", "1024x2048", "Rows x columns of the whole images.")
@@ -51,11 +52,9 @@ def analyze(config, workdir):
     test_size = _size("--test_size", TEST_SIZE.value)
     for crop in crops:
         if min(crop) < LEAST_SIDE:
-            raise UserError(f"--crops={_text(crop)}: the last map would be a single position; at least {LEAST_SIDE}")
+            raise UserError(f"--crops={hxw(crop)}: the last map would be a single position; at least {LEAST_SIDE}")
         if any(side > whole for side, whole in zip(crop, test_size, strict=True)):
-            raise UserError(
-                f"--crops={_text(crop)} is larger than --test_size={_text(test_size)}: lower it, or raise that"
-            )
+            raise UserError(f"--crops={hxw(crop)} is larger than --test_size={hxw(test_size)}: lower it, or raise that")
     names = _instruments(INSTRUMENTS.value)
     other = commandline.read_config(COMPARE) if COMPARE.present else None
     out = Path(OUT.value)
@@ -68,9 +67,12 @@ def analyze(config, workdir):
     from cropjax.validation import validate
     from cropjax.workdir import commit
 
+    if other:
+        validate(other)
     modules = {name: importlib.import_module(f"cropjax.instruments.{name}") for name in names}
     subject, about = _subject(config, workdir if commandline.WORKDIR.present else None, crops, test_size)
-    kept = Kept(out / "measured", identity(subject.config, subject.weight_sets, commit=commit(), test_size=test_size))
+    key = identity(subject.config, subject.weight_sets, code=commit(), crops=crops, test=test_size, how=subject.budget)
+    kept = Kept(out / "measured", key)
     plan = {name: module.steps(subject) for name, module in modules.items()}
     every = [step for steps in plan.values() for step in steps]
     total = sum(_units(step) for step in every)
@@ -87,12 +89,12 @@ def analyze(config, workdir):
         found = [results[step.name] for step in plan[name]]
         more = {}
         if name == "advice" and other:
-            more = {"other": (_config_name("compare"), module.confounds(config, validate(other)))}
+            more = {"other": (_config_name("compare"), module.confounds(config, other))}
         if found or more:
             sections.append(module.section(subject, found, **more))
     facts = about | {
-        "crops": ", ".join(map(_text, crops)),
-        "test size": _text(test_size),
+        "crops": ", ".join(map(hxw, crops)),
+        "test size": hxw(test_size),
         "budget": f"{subject.budget.name}: {subject.budget.positions} x {subject.budget.positions} positions, "
         f"{subject.budget.images} image{'s' * (subject.budget.images > 1)}, {subject.budget.batches} batches",
         "code": commit() or "no checkout",
@@ -166,10 +168,6 @@ def _size(flag, text):
             f"{flag}={text} must be {'a side or ' if flag == '--crops' else ''}rows x columns, as in 512x1024"
         )
     return sides
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"
 
 
 if __name__ == "__main__":

@@ -78,3 +78,9 @@ def test_links_and_targets_exist():
             assert target in targets, f"{page.name}: make {target}"
     listed = re.findall(r"`(\w+)`(?=[ ,|])", (ROOT / "README.md").read_text().split("| config |")[1].split("\n\n")[0])
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        subprocess.run([sys.executable, "-c", block], check=True)

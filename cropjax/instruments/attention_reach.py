@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.ops.attention import attention_weights
 from cropjax.step import merge_model
@@ -256,7 +256,7 @@ def section(subject, results):
                 column[0].plot(span, uniform.distance.repeat(2), color=colour, linewidth=1)
                 column[1].plot(x, keys / uniform.keys, ".", color=colour, markersize=4)
                 place += len(blocks)
-            column[0].set(title=_text(one.image_size), ylim=(0, None))
+            column[0].set(title=hxw(one.image_size), ylim=(0, None))
             column[1].set(xlabel="block", ylim=(0, 1.05))
         axes[0, 0].set_ylabel("distance in pixels")
         axes[0, 0].legend(fontsize=7)
@@ -287,12 +287,12 @@ def _stages(one, name):
 
 def _words_of_tokens(one):
     parts = [
-        f"stage {stage} has {_text(q)} = {q[0] * q[1]} queries and {_text(k)} = {k[0] * k[1]} keys"
+        f"stage {stage} has {hxw(q)} = {q[0] * q[1]} queries and {hxw(k)} = {k[0] * k[1]} keys"
         for stage, (q, k) in enumerate(zip(one.sizes, one.key_sizes, strict=True), 1)
     ]
     return (
         "Attention lets every position of a map, a query, look at all of the image by its keys, cells of that map. "
-        f"On {_text(one.image_size)} {', '.join(parts)}. Where a query does look is up to the weights."
+        f"On {hxw(one.image_size)} {', '.join(parts)}. Where a query does look is up to the weights."
     )
 
 
@@ -301,7 +301,7 @@ def _words_of_distances(one):
     shares = [_ratio(d, u.distance[0]) for d, u in zip(distances, one.uniform, strict=True)]
     counts = [f"{k:.0f} of {size[0] * size[1]}" for k, size in zip(keys, one.key_sizes, strict=True)]
     return (
-        f"On {_text(one.image_size)} the keys that a query looks at are {_list(f'{d:.0f}' for d in distances)} pixels "
+        f"On {hxw(one.image_size)} the keys that a query looks at are {_list(f'{d:.0f}' for d in distances)} pixels "
         f"away on average in stages 1 to 4, {_list(f'{s:.0%}' for s in shares)} of what they are for uniform "
         f"attention, and they are {_list(counts)} keys (exp of the entropy)."
     )
@@ -321,7 +321,7 @@ def _words_of_growth(small, whole):
     else:
         nearer = f"stage {fixed[0]} is" if len(fixed) == 1 else f"stages {_list(fixed)} are"
     return (
-        f"From {_text(small.image_size)} to {_text(whole.image_size)} the distances of stages {_list(map(str, grown))} "
+        f"From {hxw(small.image_size)} to {hxw(whole.image_size)} the distances of stages {_list(map(str, grown))} "
         f"become {_list(f'{own:.2f}' for own, _ in grown.values())} times as large, uniform attention's "
         f"{_list(f'{uniform:.2f}' for _, uniform in grown.values())} times: by their growth {nearer} nearer to fixed "
         "distances."
@@ -333,9 +333,9 @@ def _words_of_outside(whole, place):
         _list(f"{x[:, place, i].mean():.0%}" for x in _stages(whole, "outside")) for i in (0, 1)
     )  # of the attention, stages 1 to 4
     uniform = [_list(f"{u.outside[0, place, i]:.0%}" for u in whole.uniform) for i in (0, 1)]
-    crop = _text(whole.crops[place])
+    crop = hxw(whole.crops[place])
     return (
-        f"On {_text(whole.image_size)} a crop of {crop} around a query leaves out {middle} of its attention in stages "
+        f"On {hxw(whole.image_size)} a crop of {crop} around a query leaves out {middle} of its attention in stages "
         f"1 to 4 (uniform attention: {uniform[0]}). {never} of it ({uniform[1]}) goes to keys so far away that no crop "
         "of this size holds both: training on such crops never shows the network pairs that far apart."
     )
@@ -353,7 +353,7 @@ def _by_stage(means):
         for uniform, size, key_size, looked_at, distance, nats, keys in stages:
             most, mean = uniform.distance[0], distance.mean()
             rows.append((
-                one.weights, _text(one.image_size), uniform.stage, _text(size), size[0] * size[1], looked_at,
+                one.weights, hxw(one.image_size), uniform.stage, hxw(size), size[0] * size[1], looked_at,
                 key_size[0] * key_size[1], float(mean), float(distance.min()), float(distance.max()), float(most),
                 _ratio(mean, most), float(mean / min(one.image_size)), float(mean / np.hypot(*one.image_size)),
                 float(nats.mean()), _ratio(nats.mean(), uniform.entropy[0]), float(keys.mean()),
@@ -373,7 +373,7 @@ def _by_head(kinds, means):
             spread = np.std([of_image.heads[i].distance for of_image in kind], axis=0)
             for head, (distance, nats) in enumerate(zip(heads.distance, heads.entropy, strict=True)):
                 rows.append((
-                    one.weights, _text(one.image_size), heads.stage, heads.block, head + 1, float(distance),
+                    one.weights, hxw(one.image_size), heads.stage, heads.block, head + 1, float(distance),
                     float(spread[head]), _ratio(distance, uniform.distance[0]), float(nats),
                     _ratio(nats, uniform.entropy[0]), float(np.exp(nats)),
                 ))  # fmt: skip
@@ -387,7 +387,7 @@ def _left_out(means):
     )  # fmt: skip
     rows = tuple(
         (
-            one.weights, _text(one.image_size), uniform.stage, _text(crop),
+            one.weights, hxw(one.image_size), uniform.stage, hxw(crop),
             *(float(x) for i in (0, 1) for x in (found[:, place, i].mean(), uniform.outside[0, place, i])),
         )
         for one in means
@@ -406,7 +406,3 @@ def _ratio(value, most):
 def _list(parts):
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from cropjax.data.labels import IGNORE
 from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.ops.resize import resize_bilinear
 
@@ -167,7 +167,7 @@ def section(subject, results):
     sentences = []
     for (weights, size), one in merged.items():
         sentence = (
-            f"{_text(size)}, {weights} weights: crop and whole image differ by {one.difference[0]:.3f} at a cut and by "
+            f"{hxw(size)}, {weights} weights: crop and whole image differ by {one.difference[0]:.3f} at a cut and by "
             f"{one.middle(one.difference):.3f} furthest from it"
         )
         if one.context_radius is None:
@@ -203,7 +203,7 @@ def section(subject, results):
     rows = tuple(
         (
             weights,
-            _text(size),
+            hxw(size),
             i * BIN,
             *map(float, (one.count[i], one.difference[i], one.changed[i], one.crop[i], one.whole[i])),
         )
@@ -211,14 +211,14 @@ def section(subject, results):
         for i in range(len(one.count))
     )
     summary = tuple(
-        (weights, _text(size), float(one.difference[0]), one.middle(one.difference), one.context_radius, one.stride)
+        (weights, hxw(size), float(one.difference[0]), one.middle(one.difference), one.context_radius, one.stride)
         for (weights, size), one in merged.items()
     )
 
     def paint(axes):
         for ((weights, size), one), colour in zip(merged.items(), COLOURS * 2, strict=False):
             distance = (np.arange(len(one.count)) + 0.5) * BIN
-            label = f"{_text(size)}, {weights}"
+            label = f"{hxw(size)}, {weights}"
             axes[0, 0].plot(distance, one.difference, color=colour, label=label)
             axes[0, 1].plot(distance, one.crop, color=colour, label=f"{label}: crop")
             axes[0, 1].plot(distance, one.whole, "--", color=colour, label="whole image")
@@ -250,7 +250,3 @@ def _merged(crops):
         )
 
     return Agreement(crops[0].size, crops[0].place, count, *map(mean, ("difference", "changed", "crop", "whole")))
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

@@ -7,7 +7,7 @@ The position's channels are added up with random signs: with equal ones classes 
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 
 from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.receptive_field import receptive_fields
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, check_map, normalized
 
 SHARES = (0.5, 0.9, 0.95)
@@ -124,6 +124,7 @@ def steps(subject):
     """A step a position of the logits; of the backbone's last map, the one in the middle."""
     functions = {"logits": subject.logits, "stage 4": partial(_last_stage, subject)}
     masses = {name: gradient_mass(function) for name, function in functions.items()}
+    theory = cache(partial(_theory, subject))
     found = []
     for crop in subject.crops:
         form = jax.ShapeDtypeStruct((1, *crop, 3), jnp.float32)
@@ -132,7 +133,7 @@ def steps(subject):
             cells = grid(size, subject.budget.positions) if name == "logits" else [tuple(side // 2 for side in size)]
             for weights in subject.weight_sets:
                 for cell in cells:
-                    measure = partial(_measure, subject, masses[name], name, weights, crop, cell, tuple(size))
+                    measure = partial(_measure, subject, masses[name], theory, name, weights, crop, cell, tuple(size))
                     path = f"effective_field/{crop[0]}x{crop[1]}/{weights}/{name.replace(' ', '_')}/{cell[0]}-{cell[1]}"
                     cost = 3 * subject.budget.images * crop[0] * crop[1] / 1e6
                     found.append(Step(path, EffectiveField, cost, measure))
@@ -143,14 +144,17 @@ def _last_stage(subject, weights, images):
     return subject.maps(weights, images)["stage 4"]
 
 
-def _measure(subject, mass, name, weights, crop, cell, size):
-    theory = None
-    if name != "logits":
-        ((field,), _) = receptive_fields(lambda w, x: {name: _last_stage(subject, w, x)}, subject.weights)
-        theory = field.size[0]
+def _theory(subject):
+    """The side of the last stage's receptive field."""
+    (field, *_), _ = receptive_fields(lambda w, x: {"stage 4": _last_stage(subject, w, x)}, subject.weights)
+    return field.size[0]
+
+
+def _measure(subject, mass, theory, name, weights, crop, cell, size):
+    side = None if name == "logits" else theory()
     images = jnp.concatenate([normalized(subject.crop(i, crop)[2]) for i in range(subject.budget.images)])
     return effective_field(
-        mass, subject.weight_sets[weights], images, cell, size, theory=theory, name=name, weights_name=weights
+        mass, subject.weight_sets[weights], images, cell, size, theory=side, name=name, weights_name=weights
     )
 
 
@@ -162,7 +166,7 @@ def section(subject, results):
         half, most, nearly = one.radius.mean(0)
         side = one.image_size[0]
         sentence = (
-            f"{one.map}, {one.weights} weights, crop of {_text(one.image_size)}: half of the mass lies within "
+            f"{one.map}, {one.weights} weights, crop of {hxw(one.image_size)}: half of the mass lies within "
             f"{half:.0f} pixels of the position, 90 % within {most:.0f} and 95 % within {nearly:.0f}"
         )
         if one.theory:
@@ -181,7 +185,7 @@ def section(subject, results):
     )  # fmt: skip
     rows = tuple(
         (
-            r.map, r.weights, _text(r.image_size), *r.centre, r.border, *map(float, r.radius.mean(0)),
+            r.map, r.weights, hxw(r.image_size), *r.centre, r.border, *map(float, r.radius.mean(0)),
             float(r.radius[:, 1].std()), *map(float, r.sigma.mean(0)), r.anisotropy, _area(r),
         )
         for r in results
@@ -193,7 +197,7 @@ def section(subject, results):
             h, w = one.image_size
             log = np.log10(np.maximum(one.mass / one.mass.max(), 1e-5))
             picture = ax.imshow(log, extent=(0, w, h, 0), vmin=-5, vmax=0)
-            ax.set(title=f"{_text(one.image_size)}, {one.weights}", xlabel="pixels")
+            ax.set(title=f"{hxw(one.image_size)}, {one.weights}", xlabel="pixels")
         ax.figure.colorbar(picture, ax=list(axes[0, : len(shown)]), label="log10 of the mass", shrink=0.8)
         last = axes[0, -1]
         for one, colour in zip(shown, COLOURS * 2, strict=False):
@@ -227,7 +231,3 @@ def _area(result):
         for place, side in zip(result.centre, result.image_size, strict=True)
     ]
     return float(np.prod(sides) / np.prod(result.image_size))
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

@@ -14,7 +14,7 @@ import numpy as np
 
 from cropjax.instruments.attention_reach import entropy
 from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.models.segnext import EVALUATION_SEED
 from cropjax.ops.nmf import draw_bases, factorize
@@ -156,7 +156,7 @@ def section(subject, results):
     )  # fmt: skip
     rows = tuple(
         (
-            one.weights, _text(one.image_size), _text(one.map_size), one.map_size[0] * one.map_size[1],
+            one.weights, hxw(one.image_size), hxw(one.map_size), one.map_size[0] * one.map_size[1],
             one.fit.energy.shape[1], float(one.fit.error.mean()), float(one.fit.error.std()),
             float(np.std([of_image.fit.error.mean() for of_image in kind])), float(one.fit.floor[-1]),
             float(one.fit.floor[0]), *(float(effective_rank(s).mean()) for s in (one.fit.energy, one.fit.spectrum)),
@@ -166,7 +166,7 @@ def section(subject, results):
     )  # fmt: skip
     ranks = np.arange(1, rank + 1)
     by_rank = tuple(
-        (one.weights, _text(one.image_size), int(r), *map(float, values))
+        (one.weights, hxw(one.image_size), int(r), *map(float, values))
         for one in means
         for r, *values in zip(ranks, one.fit.floor, one.fit.energy.mean(0), one.fit.spectrum.mean(0), strict=True)
     )
@@ -177,7 +177,7 @@ def section(subject, results):
 
     def paint(axes):
         for one, colour in zip(shown, COLOURS, strict=False):
-            axes[0, 0].plot(ranks, one.fit.floor, color=colour, label=_text(one.image_size))
+            axes[0, 0].plot(ranks, one.fit.floor, color=colour, label=hxw(one.image_size))
             axes[0, 0].plot([rank] * _SEEDS, one.fit.error, ".", color=colour)
             axes[0, 1].plot(ranks, one.fit.energy.mean(0), ".-", color=colour)
             axes[0, 2].plot(ranks, one.fit.spectrum.mean(0), ".-", color=colour)
@@ -204,12 +204,8 @@ def _sentence(one):
     rank = found.energy.shape[1]
     bases, directions = (effective_rank(shares).mean() for shares in (found.energy, found.spectrum))
     return (
-        f"On {_text(one.image_size)} the matrix has {positions} positions ({_text(one.map_size)}). The error is "
+        f"On {hxw(one.image_size)} the matrix has {positions} positions ({hxw(one.map_size)}). The error is "
         f"{found.error.mean():.1%} of the map, give or take {found.error.std():.2%} by the draw of the bases; the "
         f"floor is {found.floor[-1]:.1%}, and {found.floor[0]:.1%} for a single base. {bases:.1f} of {rank} bases "
         f"carry the result, in {directions:.1f} directions. Another draw changes it by {found.change[1:].mean():.1%}."
     )
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from cropjax.config import build_model
 from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, drawn_weights
 from cropjax.step import merge_model, network_input, segmentation_loss, split_model
 
@@ -172,7 +172,7 @@ def section(subject, results):
             if np.isfinite(whole.scale + whole.error)
             else "more than these batches can tell: no signal was left above the noise"
         )
-        sentences.append(f"crop of {_text(one.crop)}, {one.weights} weights: {found}")
+        sentences.append(f"crop of {hxw(one.crop)}, {one.weights} weights: {found}")
     narrow = any(one.narrow for one in results)
     words = (
         "A batch much smaller than the noise scale has a gradient that is mostly noise, one much larger wastes images. "
@@ -197,7 +197,7 @@ def section(subject, results):
     columns = ("weights", "narrow", "crop", "part", "noise scale", "standard error", "|G|^2", "tr(Sigma)")
     rows = tuple(
         (
-            one.weights, "yes" if one.narrow else "no", _text(one.crop), part.part,
+            one.weights, "yes" if one.narrow else "no", hxw(one.crop), part.part,
             *(value if np.isfinite(value) else None for value in (part.scale, part.error)), part.signal, part.noise,
         )
         for one in results
@@ -214,12 +214,8 @@ def section(subject, results):
                 color=COLOURS[k], label=part,
             )  # fmt: skip
         axes[0, 0].set(ylabel="noise scale, images", xticks=range(len(results)), ylim=(0, None))
-        axes[0, 0].set_xticklabels([f"{_text(one.crop)}\n{one.weights}" for one in results])
+        axes[0, 0].set_xticklabels([f"{hxw(one.crop)}\n{one.weights}" for one in results])
         axes[0, 0].legend()
 
     caption = "The noise scale of all parameters and of the two parts, with its standard error."
     return Section("Gradient noise", words, (Table("gradient_noise", columns, rows),), draw(1, 1, paint), caption)
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

@@ -99,7 +99,7 @@ def steps(subject):
         for crop in subject.crops:
             traced = trace(subject.maps, subject.weights, crop)
             stages = dilated_stages(traced.layers)
-            for name, (rows, columns) in traced.maps.items():
+            for name, (rows, columns) in sorted(traced.maps.items(), key=lambda item: (item[0] == "logits", item[0])):
                 share = coverage(rows, columns)
                 maps.append((name, *crop, float(share.min()), float(share.mean())))
         stacks = []
@@ -137,13 +137,14 @@ def section(subject, results):
     worst = min(found.stacks, key=lambda s: s.evenness)
     built = [s for s in found.stacks if s.name.endswith("as built")][-2:]
     least = min(row[3] for row in found.maps)
+    share = "all" if least == 1 else f"at least {least:.0%}"
     words = (
         "A dilated kernel reads every d-th position, and a stack of kernels of one rate never leaves the grid of its "
         f"own position: {worst.name} covers {worst.coverage:.0%} of its field by its convolutions alone and is "
         f"{worst.evenness:.0%} even. As built, {built[0].name.removesuffix(', as built')} is "
         f"{built[0].evenness:.0%} even by the convolutions alone and {built[1].evenness:.0%} with the shortcuts.\n\n"
         "None of this depends on the size of the map: a stack looks at the same offsets everywhere. Counted in pixels "
-        f"of the image, with the stem and the stages before, the positions of the maps see at least {least:.0%} of the "
+        f"of the image, with the stem and the stages before, the positions of the maps see {share} of the "
         f"box around what they see, at {' and '.join(f'{h}x{w}' for h, w in subject.crops)}."
     )
     columns = ("stack", "dilations", "shortcuts", "side", "coverage", "evenness")

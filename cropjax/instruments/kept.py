@@ -29,12 +29,9 @@ class Kept:
             _write(path, found)
         return found
 
-    def has(self, step):
-        return (self.folder / (step.name.replace("/", ".") + ".npz")).exists()
-
 
 def identity(config, weight_sets, **more):
-    """Text that is another one for other fields of the config, other weights, or other code."""
+    """Text that is another one for other fields of the config, other weights, or whatever `more` says."""
     found = hashlib.sha256(json.dumps([config.to_dict(), more], sort_keys=True, default=str).encode())
     for leaf in jax.tree.leaves(weight_sets):
         found.update(np.ascontiguousarray(leaf))

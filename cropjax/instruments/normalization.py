@@ -15,7 +15,7 @@ from flax import nnx
 
 from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.pooling import branches
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, batch_statistics, normalized
 from cropjax.models.layers import BatchNorm, GroupNorm, LayerNorm
 from cropjax.ops.pool import adaptive_average_pool
@@ -244,21 +244,26 @@ def section(subject, results):
         if not merged.get(small) or small == large:
             continue
         pixels = np.prod(large[1]) / np.prod(small[1])
-        ratios = ", ".join(f"{merged[large][part][1] / merged[small][part][1]:.2f} ({part})" for part in merged[small])
+        both = [part for part in merged[small] if part in merged[large]]
+        ratios = ", ".join(f"{merged[large][part][1] / merged[small][part][1]:.2f} ({part})" for part in both)
         share = max(effective / count for count, effective, _ in merged[small].values())
+        every = next(r.noise[0][1] for r in results if (r.weights, r.crop) == small[:2])
+        fixed = sum(one.effective > one.positions for one in every)
         error = np.hypot(*(np.mean([error for _, _, error in merged[key].values()]) for key in (small, large)))
         paragraphs.append(
-            f"{weights.capitalize()} weights, batches of 2: a crop of {_text(large[1])} has {pixels:.2f} times the "
-            f"pixels of {_text(small[1])}, and the statistics are worth {ratios} times as many independent samples (a "
+            f"{weights.capitalize()} weights, batches of 2: a crop of {hxw(large[1])} has {pixels:.2f} times the "
+            f"pixels of {hxw(small[1])}, and the statistics are worth {ratios} times as many independent samples (a "
             f"layer's relative error, from {subject.budget.batches} batches, is {error:.0%}). At most {share:.2%} of "
             "the positions of the smaller crop count as independent."
+            + f" {fixed} of {len(every)} BatchNorms are left out: they vary less than independent positions would, "
+            "because a norm before them has already fixed the batch's mean." * (fixed > 0)
         )
     for result in results:
         two = [one for one in result.pooled if one.values == 2]
         most = [max((x for x in result.pooled if x.scale == one.scale), key=lambda x: x.images) for one in two]
         for one, other in zip(two, most, strict=True):
             paragraphs.append(
-                f"{_text(result.crop)}, {result.weights} weights: a batch of 2 gives the norm of the branch that is "
+                f"{hxw(result.crop)}, {result.weights} weights: a batch of 2 gives the norm of the branch that is "
                 "pooled to one cell two values a channel. In training its output is then a sign: it is "
                 f"{one.spread:.3f} away from +1 or -1, tells {one.told:.0%} of what varies, and jumps by "
                 f"{one.jump:.2f} when running statistics take over. With {other.images} images these are "
@@ -266,18 +271,28 @@ def section(subject, results):
             )
     columns = ("weights", "crop", "images", "part", "positions", "independent", "relative error", "share")
     rows = tuple(
-        (weights, _text(crop), images, part, count, effective, error, effective / count)
+        (weights, hxw(crop), images, part, count, effective, error, effective / count)
         for (weights, crop, images), parts in merged.items()
         for part, (count, effective, error) in parts.items()
     )
     layer_rows = tuple(
-        (r.weights, _text(r.crop), images, one.name, one.positions, one.mean, one.variance, one.effective, one.error)
+        (
+            r.weights,
+            hxw(r.crop),
+            images,
+            one.name,
+            one.positions,
+            one.mean,
+            one.variance,
+            one.effective,
+            one.error,
+        )
         for r in results
         for images, norms in r.noise
         for one in norms
     )
     pooled_rows = tuple(
-        (r.weights, _text(r.crop), one.scale, one.images, one.values, one.spread, one.told, one.jump)
+        (r.weights, hxw(r.crop), one.scale, one.images, one.values, one.spread, one.told, one.jump)
         for r in results
         for one in r.pooled
     )
@@ -295,6 +310,8 @@ def section(subject, results):
         ),
     )
 
+    pooled = any(result.pooled for result in results)
+
     def paint(axes):
         for result, colour in zip(results, COLOURS * 2, strict=False):
             label = f"{result.crop[0]}, {result.weights}"
@@ -305,28 +322,30 @@ def section(subject, results):
                 axes[0, 1].plot([one.values for one in of_scale], [one.jump for one in of_scale], "o-", color=colour,
                                 markersize=3, label=label if scale == 1 else None)  # fmt: skip
         axes[0, 0].set(xlabel="BatchNorm, in order", ylabel="independent samples", yscale="log")
-        axes[0, 1].set(xlabel="values a channel", ylabel="jump to running statistics", xscale="log")
+        if pooled:
+            axes[0, 1].set(xlabel="values a channel", ylabel="jump to running statistics", xscale="log")
         for ax in axes[0]:
-            if ax.has_data():
-                ax.legend()
+            ax.legend()
 
-    caption = (
-        "Independent samples that a batch of 2 is worth, norm by norm; the jump of pooled norms from training to test."
-    )
+    caption = "Independent samples that a batch of 2 is worth, norm by norm"
+    caption += "; the jump of pooled norms at test, for scales and batches." if pooled else "."
     return Section(
         "Normalisation",
         "\n\n".join(paragraphs),
         tuple(table for table in tables if table.rows),
-        draw(1, 2, paint),
+        draw(1, 1 + pooled, paint),
         caption,
     )
 
 
 def by_part(norms):
-    """{part: (positions, n_eff, relative error)}, means over the part's norms (of n_eff the geometric one)."""
+    """{part: (positions, n_eff, relative error)}, means over the part's norms (of n_eff the geometric one).
+
+    Without those that vary less than independent positions would, because a norm before them has fixed the batch.
+    """
     parts = {}
     for one in norms:
-        if one.effective < 1e12:  # a norm whose mean does not vary at all
+        if one.effective <= one.positions:
             parts.setdefault(part_of(one.name), []).append(one)
     return {
         part: (
@@ -336,7 +355,3 @@ def by_part(norms):
         )
         for part, found in parts.items()
     }
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

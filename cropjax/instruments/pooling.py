@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, windowed_average_pools
 from cropjax.step import merge_model
@@ -171,31 +171,39 @@ def section(subject, results):
     pooled = [one for result in results for one in result.pooled]
     largest = max(one.scale for one in geometry)
     of_largest = [one for one in geometry if one.scale == largest]
-    wide = ", ".join(f"{one.pixels} pixels on {_text(one.image_size)}" for one in of_largest)
-    sentences = [
-        f"scale {one.scale}, {one.weights} weights, crop of {_text(one.crop)}: {_median(one.plain.mean):.2f} "
-        f"deviations on the whole image, {_median(one.windowed.mean):.2f} with a window of the crop's size; its "
-        f"variance is {_median(one.plain.variance):.2f} and {_median(one.windowed.variance):.2f} times the crops'"
-        for one in pooled
-    ]
+    wide = ", ".join(f"{one.pixels} pixels on {hxw(one.image_size)}" for one in of_largest)
+    sentences = []
+    for weights, crop in dict.fromkeys((one.weights, one.crop) for one in pooled):
+        these = [one for one in pooled if (one.weights, one.crop) == (weights, crop)]
+
+        plain, windowed, spread, windowed_spread = (
+            ", ".join(f"{_median(getattr(getattr(one, pools), what)):.2f}" for one in these)
+            for what in ("mean", "variance")
+            for pools in ("plain", "windowed")
+        )
+        sentences.append(
+            f"crop of {hxw(crop)}, {weights} weights, scale{'s' * (len(these) > 1)} "
+            f"{', '.join(str(one.scale) for one in these)}: by {plain} deviations on the whole image and {windowed} "
+            f"with a window of the crop's size; the variance is {spread} and {windowed_spread} times the crops'"
+        )
     words = (
         f"A cell of scale {largest} is up to {wide} wide. As a share of the image a cell is the same on all of them, "
         f"{of_largest[0].area:.1%} on average: what changes from training to test is how many pixels it is.\n\n"
         "The mean over more of the scene has another distribution. From the training crop to the whole image the mean "
-        "of what the branch's norm is given moves, in the median channel, by:\n\n" + ";\n\n".join(sentences) + ".\n\n"
+        "of what the branch's norm is given moves, in the median channel:\n\n" + ";\n\n".join(sentences) + ".\n\n"
         f"{_images(subject) * _CROPS_PER_IMAGE} crops of each size against {_images(subject)} whole images. "
         "`eval.pool_window` pools over windows of a given size at test."
     )
     cell_rows = tuple(
         (
-            one.scale, _text(one.image_size), _text(one.size), *("-".join(map(str, side)) for side in one.sides),
+            one.scale, hxw(one.image_size), hxw(one.size), *("-".join(map(str, side)) for side in one.sides),
             one.overlap, one.pixels, one.area,
         )
         for one in geometry
     )  # fmt: skip
     shift_rows = tuple(
         (
-            one.weights, _text(one.crop), one.scale, pools, *(float(np.quantile(found.mean, q)) for q in (0.5, 0.9)),
+            one.weights, hxw(one.crop), one.scale, pools, *(float(np.quantile(found.mean, q)) for q in (0.5, 0.9)),
             *(float(np.quantile(found.variance, q)) for q in (0.1, 0.5, 0.9)),
         )
         for one in pooled
@@ -209,7 +217,7 @@ def section(subject, results):
             for axis, line in ((0, ax.hlines), (1, ax.vlines)):
                 edges = adaptive_bins(one.size[axis], one.scale).ravel() / one.size[axis] * (h, w)[axis]
                 line(edges, 0, (w, h)[axis], color=colour, linewidth=0.8)
-            ax.plot([], [], color=colour, label=_text(one.image_size))
+            ax.plot([], [], color=colour, label=hxw(one.image_size))
         ax.set(title=f"cells of scale {largest}", aspect="equal", xlabel="pixels")
         ax.invert_yaxis()
         ax.legend(loc="upper right")
@@ -252,7 +260,3 @@ def section(subject, results):
 
 def _median(values):
     return float(np.median(values))
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

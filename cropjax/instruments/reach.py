@@ -23,7 +23,8 @@ from jax.extend.core import ClosedJaxpr, Literal
 from cropjax.errors import UserError
 from cropjax.ops.plain import plain
 
-_LARGEST = 2**22  # elements of a constant that is computed, and of an axis that is followed
+_LARGEST = 2**22  # elements of a constant that is computed
+_LONGEST = 2**18  # axis of merged rows and columns that is followed; on a longer one all is taken to see everything
 
 
 class Sets:
@@ -327,7 +328,7 @@ class _Walk:
         before, after = eqn.invars[0].aval.shape, eqn.params["new_sizes"]
         for ours, theirs in _groups(before, after):
             sizes = [before[axis] for axis in ours]
-            if x.axis not in ours or math.prod(sizes) > _LARGEST:
+            if x.axis not in ours or math.prod(sizes) > _LONGEST:
                 continue
             place = np.indices(sizes, sparse=True)[ours.index(x.axis)]
             place = np.broadcast_to(place, sizes).reshape([after[axis] for axis in theirs])

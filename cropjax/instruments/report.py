@@ -5,6 +5,7 @@ import html
 import io
 import math
 import numbers
+import re
 from pathlib import Path
 
 from cropjax.instruments.section import Section
@@ -111,6 +112,7 @@ def _anchor(section):
 
 def _section(section):
     words = "\n".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in section.words.split("\n\n"))
+    words = re.sub("`([^`]+)`", r"<code>\1</code>", words)
     figure = ""
     if section.figure:
         caption = html.escape(section.caption)

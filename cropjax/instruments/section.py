@@ -21,3 +21,8 @@ class Section:
     tables: tuple[Table, ...] = ()
     figure: str = ""
     caption: str = ""
+
+
+def hxw(size):
+    """A size as it is written, height x width: 512x1024."""
+    return f"{size[0]}x{size[1]}"

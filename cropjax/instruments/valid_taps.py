@@ -15,7 +15,7 @@ import numpy as np
 
 from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.reach import convolutions, trace
-from cropjax.instruments.section import Section, Table
+from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 
 
@@ -145,7 +145,7 @@ def section(subject, results):
     columns = ("convolution", "rate", "image", "map", "weights", "mean taps", "all", "centre only", "centre's energy")
     rows = tuple(
         (
-            taps.name, taps.dilation, _text(result.image_size), _text(taps.size), result.weights, taps.valid.mean,
+            taps.name, taps.dilation, hxw(result.image_size), hxw(taps.size), result.weights, taps.valid.mean,
             taps.valid.full, taps.valid.centre, float(taps.energy[tuple(k // 2 for k in taps.energy.shape)]),
         )
         for result in results
@@ -157,7 +157,7 @@ def section(subject, results):
     of_widest = [(result.image_size, result.taps[widest]) for result in shown]
     name, rate = of_widest[0][1].name, of_widest[0][1].dilation
     sentences = [
-        f"on {_text(size)} (a map of {_text(taps.size)}) it has {taps.valid.mean:.2f} of 9 taps inside on average, all "
+        f"on {hxw(size)} (a map of {hxw(taps.size)}) it has {taps.valid.mean:.2f} of 9 taps inside on average, all "
         f"of them at {taps.valid.full:.0%} of the positions and the centre alone at {taps.valid.centre:.0%}, and the "
         f"centre gives {float(taps.energy[1, 1]):.0%} of the taps' energy"
         for size, taps in of_widest
@@ -172,11 +172,11 @@ def section(subject, results):
     def paint(axes):
         for ax, (size, taps) in zip(axes[0], of_widest, strict=True):
             picture = ax.imshow(taps.valid.inside, vmin=1, vmax=9)
-            ax.set(title=f"{_text(size)}: {taps.valid.mean:.2f}", xticks=[], yticks=[])
+            ax.set(title=f"{hxw(size)}: {taps.valid.mean:.2f}", xticks=[], yticks=[])
         axes[0, 0].figure.colorbar(picture, ax=list(axes[0]), label="taps inside", shrink=0.8)
         for ax, (_, taps) in zip(axes[1], of_widest, strict=True):
             ax.bar(range(10), taps.valid.share, color=COLOURS[0])
-            ax.set(xlabel="taps inside", xticks=range(1, 10, 2))
+            ax.set(xlabel="taps inside", xticks=range(1, 10, 2), ylim=(0, 1))
         axes[1, 0].set_ylabel("share of positions")
 
     caption = f"{name}, rate {rate}: taps inside at each position of the map, their mean, and how they are distributed."
@@ -187,12 +187,8 @@ def section(subject, results):
 def _tap_by_tap(results):
     places = [f"{y},{x}" for y in (-1, 0, 1) for x in (-1, 0, 1)]
     rows = tuple(
-        (taps.name, taps.dilation, _text(result.image_size), result.weights, *map(float, taps.energy.ravel()))
+        (taps.name, taps.dilation, hxw(result.image_size), result.weights, *map(float, taps.energy.ravel()))
         for result in results
         for taps in result.taps
     )
     return Table("tap_energy", ("convolution", "rate", "image", "weights", *places), rows)
-
-
-def _text(size):
-    return f"{size[0]}x{size[1]}"

@@ -1,10 +1,11 @@
-"""What is made of a mass, and the instrument on each network; the laws of the mass are in test_effective_field_laws.py."""
+"""What is made of a mass, and the instrument on each network; its laws are in test_effective_field_laws.py."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import tiny_config
 
+from cropjax.errors import UserError
 from cropjax.instruments.effective_field import (
     blocks,
     effective_field,
@@ -14,7 +15,7 @@ from cropjax.instruments.effective_field import (
     section,
     steps,
 )
-from cropjax.instruments.subject import FULL, QUICK, Subject, drawn_weights, normalized
+from cropjax.instruments.subject import FULL, QUICK, Subject, check_map, drawn_weights, normalized
 from cropjax.ops.conv import conv
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
@@ -57,6 +58,13 @@ def test_of_a_strided_map_the_position_is_the_middle_of_its_cell():
     assert found.border == 5.5
     assert found.anisotropy == pytest.approx(1)
     np.testing.assert_array_equal(found.radius, [[1.5, 1.5, 1.5]] * 2)  # 4 of 16 pixels lie within 0.5
+
+
+def test_a_function_that_gives_no_map_is_an_error():
+    images = jnp.ones((1, 8, 8, 1))
+    for function in (lambda w, x: x.mean((1, 2)), lambda w, x: {"a": x}, lambda w, x: x[0], lambda w, x: x[:, :0]):
+        with pytest.raises(UserError, match=r"needs one map|without positions"):
+            check_map(function, (), images)
 
 
 def test_blocks_keep_the_sum_and_the_grid_its_corners():

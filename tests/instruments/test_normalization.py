@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from cropjax.instruments.normalization import Norms, kinds, noise, part_of, pooled_norm, positions, section, steps
+from cropjax.instruments.normalization import (
+    Noise,
+    Norms,
+    by_part,
+    kinds,
+    noise,
+    part_of,
+    pooled_norm,
+    positions,
+    section,
+    steps,
+)
 from cropjax.instruments.subject import QUICK, Subject, drawn_weights, normalized
 from cropjax.step import merge_model
 
@@ -66,6 +77,13 @@ def test_more_values_tell_more_and_jump_less():
     # jump^2 = Var(mean) + Var(deviation) = (1 + 1/2) / n for many values
     assert found[-1].jump == pytest.approx(np.sqrt(1.5 / 128), rel=0.15)
     assert found[-2].jump / found[-1].jump == pytest.approx(2, rel=0.2)
+
+
+def test_norms_that_another_one_has_fixed_say_nothing_of_the_crop():
+    """MSCAN's first block gets what a BatchNorm has just given a mean of zero: it does not vary between batches."""
+    free = Noise("backbone.blocks.0.0.norm2", 100, 0.1, 0.1, 40.0, 0.2)
+    fixed = Noise("backbone.blocks.0.0.norm1", 100, 1e-7, 0.1, 1e14, 0.2)
+    assert by_part([free, fixed]) == {"stage 1": (100, pytest.approx(40), 0.2)}
 
 
 def test_positions_are_what_the_norms_are_given():

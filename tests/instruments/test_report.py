@@ -51,7 +51,11 @@ def sections():
     many = Table("many", ("i",), tuple((i,) for i in range(100)))
     return [
         Section(
-            "One thing", "Words with <tags> & 1 < 2.\n\nAnother paragraph.", (table, many), draw(1, 2, picture), "A <c>"
+            "One thing",
+            "Words with <tags> & 1 < 2.\n\nAnother `field.name`.",
+            (table, many),
+            draw(1, 2, picture),
+            "A <c>",
         ),
         Section("Other", "Words."),
     ]
@@ -71,6 +75,7 @@ def test_the_page_is_whole_and_needs_nothing_else():
     text = "".join(checker.text)
     for part in ("A <title>", "x & y", "Words with <tags> & 1 < 2.", "a<b>", "A <c>", "<pixels> & more"):
         assert part in text
+    assert "<code>field.name</code>" in page
     assert page.count("<details open>") == 1  # the long table is folded away
     assert "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page

@@ -175,7 +175,10 @@ def _check_the_rest(config, fields):
 
     if ev.pool_window:
         if config.model.name not in ("pspnet", "deeplabv3plus"):
-            raise UserError(f"eval.pool_window = {ev.pool_window} is for networks that pool: set it to ()")
+            raise UserError(
+                f"eval.pool_window = {ev.pool_window} is for networks that pool, pspnet and deeplabv3plus; "
+                f"{config.model.name} has no pooled branch: set it to ()"
+            )
         fields.length(2, "eval.pool_window")
         fields.whole_numbers(1, "eval.pool_window")
 

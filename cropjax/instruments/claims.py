@@ -608,14 +608,19 @@ def same_on_crops(networks):
 
 @claim("7.2", "So BatchNorm's statistics are 2.25 times as stable at 769.", "normalization, PSPNet, drawn weights")
 def stability(networks):
-    found = [normalization.by_part(one.noise[0][1]) for one in networks["pspnet"].measured(normalization)]
-    ratios = {part: found[1][part][1] / found[0][part][1] for part in found[0]}
-    error = math.hypot(*(np.mean([part[2] for part in one.values()]) for one in found))
-    mean = math.exp(np.mean(np.log(list(ratios.values()))))
-    value = f"{mean:.2f} times as many independent samples (relative error of a layer {error:.0%}): "
-    value += ", ".join(f"{part} {ratio:.2f}" for part, ratio in ratios.items())
-    near = abs(math.log(mean / 2.25)) < 2 * error
-    return Finding(value, "holds within the error of four batches" if near else "off: it does not follow the pixels")
+    found = [one.noise[0][1] for one in networks["pspnet"].measured(normalization)]
+    logs, errors = zip(
+        *((np.mean(np.log([x.effective for x in one])), normalization.jackknife(np.mean([x.without for x in one], 0)))
+          for one in found),
+        strict=True,
+    )  # fmt: skip
+    ratio, error = math.exp(logs[1] - logs[0]), math.hypot(*errors)
+    parts = [normalization.by_part(one) for one in found]
+    value = f"{ratio:.2f} times as many independent samples, relative error {error:.0%} ("
+    value += ", ".join(f"{part} {parts[1][part][1] / parts[0][part][1]:.2f}" for part in parts[0]) + ")"
+    if abs(math.log(ratio / 2.25)) < 2 * error:
+        return Finding(value, "cannot be decided: within the errors of these batches")
+    return Finding(value, "off: it does not follow the pixels")
 
 
 @claim("7.2", "SegFormer and SegNeXt use LayerNorm.", "normalization, count of norms")

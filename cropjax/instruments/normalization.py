@@ -30,8 +30,8 @@ class Noise:
     """Of one BatchNorm, between batches of `positions` values a channel.
 
     `mean` is the standard deviation of the batch's mean in units of the layer's own, `variance` that of the batch's
-    variance as a share of it, both root mean squares over channels; `effective` is n_eff, `error` its relative
-    standard error by the jackknife over batches.
+    variance as a share of it, both root mean squares over channels; `effective` is n_eff, and `without` [batches] the
+    logarithm of what it would be without each of the batches.
     """
 
     name: str
@@ -39,7 +39,18 @@ class Noise:
     mean: float
     variance: float
     effective: float
-    error: float
+    without: np.ndarray
+
+    @property
+    def error(self):
+        """The relative standard error of `effective`."""
+        return jackknife(self.without)
+
+
+def jackknife(without):
+    """The standard error of a number from its values `without` [batches] each of the batches (Efron 1982)."""
+    count = len(without)
+    return float(np.sqrt((count - 1) / count * np.square(without - without.mean()).sum()))
 
 
 def noise(name, positions, means, variances):
@@ -51,8 +62,7 @@ def noise(name, positions, means, variances):
 
     count = len(means)
     kept = [np.arange(count) != k for k in range(count)]
-    logs = np.log([effective(means[rows], variances[rows]) for rows in kept])
-    error = np.sqrt((count - 1) / count * ((logs - logs.mean()) ** 2).sum())
+    without = np.log([effective(means[rows], variances[rows]) for rows in kept])
     safe = np.maximum(within, 1e-30)
     return Noise(
         name,
@@ -60,7 +70,7 @@ def noise(name, positions, means, variances):
         float(np.sqrt((means.var(0, ddof=1) / safe).mean())),
         float(np.sqrt((variances.var(0, ddof=1) / safe**2).mean())),
         float(effective(means, variances)),
-        float(error),
+        without,
     )
 
 
@@ -249,11 +259,11 @@ def section(subject, results):
         share = max(effective / count for count, effective, _ in merged[small].values())
         every = next(r.noise[0][1] for r in results if (r.weights, r.crop) == small[:2])
         fixed = sum(one.effective > one.positions for one in every)
-        error = np.hypot(*(np.mean([error for _, _, error in merged[key].values()]) for key in (small, large)))
+        error = max(np.hypot(merged[small][part][2], merged[large][part][2]) for part in both)
         paragraphs.append(
             f"{weights.capitalize()} weights, batches of 2: a crop of {hxw(large[1])} has {pixels:.2f} times the "
-            f"pixels of {hxw(small[1])}, and the statistics are worth {ratios} times as many independent samples (a "
-            f"layer's relative error, from {subject.budget.batches} batches, is {error:.0%}). At most {share:.2%} of "
+            f"pixels of {hxw(small[1])}, and the statistics are worth {ratios} times as many independent samples (by "
+            f"{subject.budget.batches} batches, so with a relative error of up to {error:.0%}). At most {share:.2%} of "
             "the positions of the smaller crop count as independent."
             + f" {fixed} of {len(every)} BatchNorms are left out: they vary less than independent positions would, "
             "because a norm before them has already fixed the batch's mean." * (fixed > 0)
@@ -351,7 +361,7 @@ def by_part(norms):
         part: (
             float(np.mean([one.positions for one in found])),
             float(np.exp(np.mean([np.log(one.effective) for one in found]))),
-            float(np.mean([one.error for one in found])),
+            jackknife(np.mean([one.without for one in found], axis=0)),
         )
         for part, found in parts.items()
     }

@@ -43,7 +43,7 @@ def windowed_average_pools(x, bins, window, *, align_corners):
     """
     _, h, w, _ = x.shape
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    rows, columns = (_in_windows(*one, bins, align_corners) for one in zip((h, w), window, strict=True))
+    rows, columns = (cells_in_windows(*one, bins, align_corners) for one in zip((h, w), window, strict=True))
     for row, row_weight in rows:
         y = jnp.einsum("ph,nhwc->npwc", jnp.asarray(row, dtype), x.astype(dtype), precision="highest")
         for column, column_weight in columns:
@@ -51,8 +51,12 @@ def windowed_average_pools(x, bins, window, *, align_corners):
             yield pooled, jnp.asarray(np.multiply.outer(row_weight, column_weight)[..., None], x.dtype)
 
 
-def _in_windows(size, window, bins, align_corners):
-    """Averaging matrices [size,size] and weights [size] of the one or two cells that each position reads."""
+def cells_in_windows(size, window, bins, align_corners):
+    """Along one axis of `size` positions, the one or two cells of its window that each position reads.
+
+    A list of pairs: a matrix [size,size] whose row p averages the cell that p reads, and weights [size]. Where a
+    position reads one cell alone, both rows are that cell's and the second weight is 0.
+    """
     window = min(window, size)
     start = np.clip(np.arange(size) - window // 2, 0, size - window)
     shares = interpolation_matrix(bins, window, align_corners)[np.arange(size) - start]  # [size, bins]

@@ -81,9 +81,19 @@ def test_more_values_tell_more_and_jump_less():
 
 def test_norms_that_another_one_has_fixed_say_nothing_of_the_crop():
     """MSCAN's first block gets what a BatchNorm has just given a mean of zero: it does not vary between batches."""
-    free = Noise("backbone.blocks.0.0.norm2", 100, 0.1, 0.1, 40.0, 0.2)
-    fixed = Noise("backbone.blocks.0.0.norm1", 100, 1e-7, 0.1, 1e14, 0.2)
-    assert by_part([free, fixed]) == {"stage 1": (100, pytest.approx(40), 0.2)}
+    free = Noise("backbone.blocks.0.0.norm2", 100, 0.1, 0.1, 40.0, np.array([3.5, 3.7, 3.9]))
+    fixed = Noise("backbone.blocks.0.0.norm1", 100, 1e-7, 0.1, 1e14, np.zeros(3))
+    assert by_part([free, fixed]) == {"stage 1": (100, pytest.approx(40), free.error)}
+
+
+def test_the_error_of_a_part_knows_that_its_norms_saw_the_same_batches():
+    """Deviations that all norms share stay; those of each alone are averaged out."""
+    rng = np.random.default_rng(3)
+    shared, own = rng.normal(size=8), rng.normal(size=(50, 8))
+    for logs, ratio in ((np.tile(shared, (50, 1)), 1), (own, 1 / np.sqrt(50))):
+        norms = [Noise("head.pools.0.norm", 100, 0.1, 0.1, 40.0, one) for one in logs]
+        ((_, _, error),) = by_part(norms).values()
+        assert error == pytest.approx(np.mean([one.error for one in norms]) * ratio, rel=0.5)
 
 
 def test_positions_are_what_the_norms_are_given():

@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cropjax.config import build_model
+from cropjax.config import build_balance, build_model, build_source
 from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, drawn_weights
+from cropjax.models.segnext import NORM_GROUPS
 from cropjax.step import merge_model, network_input, segmentation_loss, split_model
 
 SMALL = 2  # images of a small batch
 _GROUPS = 4  # of small batches, for the jackknife
-PARTS = ("backbone", "head")
+PARTS = ("backbone", "head", "auxiliary")
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,24 @@ class Scales:
 
 
 def narrow_twin(config):
-    """The same layers with a quarter of the channels, or eighth in the head."""
+    """The same layers with a quarter of the channels, or about an eighth in the heads."""
     config = config.copy_and_resolve_references()
     if "width" in config.model.backbone:
         config.model.backbone.width = max(config.model.backbone.width // 4, 2)
         config.model.head.channels = max(config.model.head.channels // 8, 8)
     else:
-        config.model.backbone.widths = tuple(width // 4 for width in config.model.backbone.widths)
-        config.model.head.channels = max(config.model.head.channels // 8, 32)
+        config.model.backbone.widths = tuple(max(width // 4, 2) for width in config.model.backbone.widths)
+        config.model.head.channels = max(config.model.head.channels // 8 // NORM_GROUPS, 1) * NORM_GROUPS
     config.model.auxiliary.channels = max(config.model.auxiliary.channels // 8, 4)
     return config
 
 
-def small_gradient(config, graph):
-    """The jitted `(weights, batch, index) -> {part: gradient}` of the training loss of one small batch, flat arrays."""
+def small_gradient(config, graph, class_weights=()):
+    """The jitted `(weights, batch, index) -> {part: gradient}` of the training loss of one small batch, flat arrays.
+
+    `class_weights`, one a class, are those of `config.loss` unless given.
+    """
+    class_weights = class_weights or tuple(config.loss.class_weights)
 
     @jax.jit
     def gradient(weights, batch, index):
@@ -102,11 +107,12 @@ def small_gradient(config, graph):
                 align_corners=config.model.align_corners,
                 average=config.loss.average,
                 auxiliary_weight=config.loss.auxiliary_weight,
+                weights=class_weights,
             )
             return total
 
         found = jax.grad(loss)(weights["params"])
-        return {part: jnp.concatenate([x.ravel() for x in jax.tree.leaves(found[part])]) for part in PARTS}
+        return {part: jnp.concatenate([x.ravel() for x in jax.tree.leaves(found[part])]) for part in found}
 
     return gradient
 
@@ -140,24 +146,28 @@ def _measure(subject, crop, name, narrow):
     else:
         config, weights = subject.config, subject.weight_sets[name]
         graph, _ = split_model(build_model(config))
-    gradient = small_gradient(config, graph)
+    balanced = ()
+    if config.loss.balance != "none":  # the trainer counts the classes then
+        balanced, _ = build_balance(config, build_source(config, "train"))
+    gradient = small_gradient(config, graph, balanced)
     per = _batches(subject)
-    squares = {part: np.zeros((_GROUPS, per)) for part in PARTS}
-    sums = {part: [] for part in PARTS}
+    names = [part for part in PARTS if part in weights["params"]]
+    squares = {part: np.zeros((_GROUPS, per)) for part in names}
+    sums = {part: [] for part in names}
     for group in range(_GROUPS):
         total = None
         for k in range(per):
             batch = {key: value for key, value in next(batches).items() if key != "distortion"}
             found = gradient(weights, batch, group * per + k)
             total = found if total is None else jax.tree.map(jnp.add, total, found)
-            for part in PARTS:
+            for part in names:
                 squares[part][group, k] = jnp.vdot(found[part], found[part])
-        for part in PARTS:
+        for part in names:
             sums[part].append(np.asarray(total[part], np.float64))
     batches.close()
-    grams = {part: np.array(sums[part]) @ np.array(sums[part]).T for part in PARTS}
+    grams = {part: np.array(sums[part]) @ np.array(sums[part]).T for part in names}
     parts = [noise_scale(sum(squares.values()), sum(grams.values()), part="all")]
-    parts += [noise_scale(squares[part], grams[part], part=part) for part in PARTS]
+    parts += [noise_scale(squares[part], grams[part], part=part) for part in names]
     return Scales(crop, name, narrow, _GROUPS * per, tuple(parts))
 
 
@@ -177,8 +187,8 @@ def section(subject, results):
     words = (
         "A batch much smaller than the noise scale has a gradient that is mostly noise, one much larger wastes images. "
         + (
-            "Measured on a twin of this network with a quarter of the channels and drawn weights, which says how the "
-            "crops compare and not what the trained network needs. "
+            "Measured on a twin of this network with a quarter of the channels, an eighth in the heads, and drawn "
+            "weights, which says how the crops compare and not what the trained network needs. "
             if narrow
             else ""
         )
@@ -186,13 +196,19 @@ def section(subject, results):
         + ";\n\n".join(sentences)
         + "."
     )
-    finite = [one.parts[0] for one in results if np.isfinite(one.parts[0].scale + one.parts[0].error)]
-    if len(finite) == len(results) > 1:
-        low, high = finite[0], finite[-1]
+    for name in dict.fromkeys(one.weights for one in results):
+        ends = [one for one in results if one.weights == name]
+        small, large = (key(ends, key=lambda one: np.prod(one.crop)) for key in (min, max))
+        low, high = small.parts[0], large.parts[0]
+        if small is large or not np.isfinite([low.scale, low.error, high.scale, high.error]).all():
+            continue
         apart = abs(low.scale - high.scale) > 2 * np.hypot(low.error, high.error)
+        found = f"the smaller crop is {'noisier' if low.scale > high.scale else 'less noisy'}, by more than two errors"
         words += (
-            f"\n\nBetween the smallest and the largest crop that is a factor of {high.scale / low.scale:.2f}, which is "
-            + ("more than twice its error." if apart else "within the errors: these batches show no difference.")
+            f"\n\n{name.capitalize()} weights, from a crop of {hxw(small.crop)} to {hxw(large.crop)}: the scale in "
+            f"images changes by a factor of {high.scale / low.scale:.2f} while the pixels of an image grow by "
+            f"{np.prod(large.crop) / np.prod(small.crop):.2f}: "
+            + (f"{found}." if apart else "it is within the errors, these batches show no difference.")
         )
     columns = ("weights", "narrow", "crop", "part", "noise scale", "standard error", "|G|^2", "tr(Sigma)")
     rows = tuple(
@@ -206,7 +222,9 @@ def section(subject, results):
 
     def paint(axes):
         for k, part in enumerate(("all", *PARTS)):
-            values = [next(p for p in one.parts if p.part == part) for one in results]
+            values = [next((p for p in one.parts if p.part == part), None) for one in results]
+            if None in values:  # not every network has an auxiliary head
+                continue
             place = np.arange(len(results)) + 0.2 * (k - 1)
             ok = [i for i, v in enumerate(values) if np.isfinite(v.scale + v.error)]
             axes[0, 0].errorbar(
@@ -217,5 +235,5 @@ def section(subject, results):
         axes[0, 0].set_xticklabels([f"{hxw(one.crop)}\n{one.weights}" for one in results])
         axes[0, 0].legend()
 
-    caption = "The noise scale of all parameters and of the two parts, with its standard error."
+    caption = "The noise scale of all parameters and of the parts, with its standard error."
     return Section("Gradient noise", words, (Table("gradient_noise", columns, rows),), draw(1, 1, paint), caption)

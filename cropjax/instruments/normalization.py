@@ -2,10 +2,13 @@
 
 A BatchNorm's mean over n positions would vary by sigma^2 / n if the positions were independent (Ioffe & Szegedy 2015,
 arXiv 1502.03167). Neighbours on a map are not: n_eff = sigma^2 / Var(mean), the number of independent samples that
-would vary as much, says what a larger crop is worth. On a branch that is pooled to s x s cells a batch of b images has
-b s^2 values a channel: with two, the normalised ones are +1 and -1, whatever the images show.
+would vary as much, says what a larger crop is worth. sigma^2 is the variance within a batch and between batches: by
+the one within alone, a batch of two constant images would count as one sample. On a branch that is pooled to s x s
+cells a batch of b images has b s^2 values a channel: with two, the normalised ones are +1 and -1, whatever the images
+show.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +26,7 @@ from cropjax.step import merge_model, network_input
 
 BATCHES = {"quick": (2,), "full": (2, 8)}  # images; 2 is the study's, 8 upstream's
 POOLED_BATCHES = (2, 4, 8)
+POOLED = "pooled branches"
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,23 @@ def jackknife(without):
 
 
 def noise(name, positions, means, variances):
-    """The `Noise` of batch statistics `means`, `variances` [batches,c]; at least three batches."""
-    within = variances.mean(0)
+    """The `Noise` of batch statistics `means` and unbiased `variances` [batches,c]; at least three batches."""
+
+    def total(means, variances):
+        return variances.mean(0) * (positions - 1) / positions + means.var(0, ddof=1)
 
     def effective(means, variances):
-        return variances.mean(0).sum() / np.maximum(means.var(0, ddof=1).sum(), 1e-30)
+        return total(means, variances).sum() / np.maximum(means.var(0, ddof=1).sum(), 1e-30)
 
     count = len(means)
     kept = [np.arange(count) != k for k in range(count)]
     without = np.log([effective(means[rows], variances[rows]) for rows in kept])
-    safe = np.maximum(within, 1e-30)
+    own, within = (np.maximum(x, 1e-30) for x in (total(means, variances), variances.mean(0)))
     return Noise(
         name,
         positions,
-        float(np.sqrt((means.var(0, ddof=1) / safe).mean())),
-        float(np.sqrt((variances.var(0, ddof=1) / safe**2).mean())),
+        float(np.sqrt((means.var(0, ddof=1) / own).mean())),
+        float(np.sqrt((variances.var(0, ddof=1) / within**2).mean())),
         float(effective(means, variances)),
         without,
     )
@@ -202,7 +208,11 @@ def _by_name(statistics):
 
 
 def _pooled(subject, name, crop):
-    """The pooled norms, of crops that pass the backbone with its running statistics."""
+    """The pooled norms, of crops that pass the backbone with its running statistics.
+
+    Drawn weights have norms whose running statistics are of two images: those of all these crops stand for them. They
+    hold the batch itself, so that with few crops the jump comes out too small.
+    """
     weights = subject.weight_sets[name]
     model = merge_model(subject.graph, weights)
     found = [(scale, layer) for scale, layer in branches(model.head) if layer.norm is not None]
@@ -223,12 +233,12 @@ def _pooled(subject, name, crop):
     results = []
     for scale, layer in found:
         every = np.concatenate(values[scale])
-        mean, var = every.mean(0), every.var(0)  # drawn weights have running statistics of two images
+        mean, var = every.mean(0), every.var(0)
         if name == "trained":
             mean, var = np.asarray(layer.norm.mean[...]), np.asarray(layer.norm.var[...])
         for images in POOLED_BATCHES:
             batches = len(values[scale]) // images
-            if batches < 2:  # the running statistics would be the batch's
+            if batches < 2:  # one batch's output is linear in its values: it would tell everything
                 continue
             grouped = np.stack(values[scale][: batches * images]).reshape(batches, images * scale**2, -1)
             results.append(pooled_norm(grouped, mean, var, layer.norm.eps, scale=scale, images=images))
@@ -254,19 +264,30 @@ def section(subject, results):
         if not merged.get(small) or small == large:
             continue
         pixels = np.prod(large[1]) / np.prod(small[1])
-        both = [part for part in merged[small] if part in merged[large]]
-        ratios = ", ".join(f"{merged[large][part][1] / merged[small][part][1]:.2f} ({part})" for part in both)
-        share = max(effective / count for count, effective, _ in merged[small].values())
+        both = [part for part in merged[small] if part in merged[large] and part != POOLED]
+        if not both:
+            continue
+        ratios = []
+        for part in both:
+            (_, before, error), (_, after, other) = merged[small][part], merged[large][part]
+            ratios.append(f"{after / before:.2f} ± {after / before * np.hypot(error, other):.2f} ({part})")
+        share = max(merged[small][part][1] / merged[small][part][0] for part in both)
         every = next(r.noise[0][1] for r in results if (r.weights, r.crop) == small[:2])
-        fixed = sum(one.effective > one.positions for one in every)
-        error = max(np.hypot(merged[small][part][2], merged[large][part][2]) for part in both)
+        fixed, pooled = (sum(map(which, every)) for which in (_is_fixed, _is_pooled))
         paragraphs.append(
             f"{weights.capitalize()} weights, batches of 2: a crop of {hxw(large[1])} has {pixels:.2f} times the "
-            f"pixels of {hxw(small[1])}, and the statistics are worth {ratios} times as many independent samples (by "
-            f"{subject.budget.batches} batches, so with a relative error of up to {error:.0%}). At most {share:.2%} of "
-            "the positions of the smaller crop count as independent."
+            f"pixels of {hxw(small[1])}, and the statistics are worth {', '.join(ratios)} times as many independent "
+            f"samples, with standard errors from {subject.budget.batches} batches. "
+            + _against_pixels(
+                pixels,
+                *(next(r.noise[0][1] for r in results if (r.weights, r.crop) == key[:2]) for key in (small, large)),
+            )
+            + f" At the smaller crop {share:.2%} of a part's positions count as independent, in the part where that is "
+            "the most."
             + f" {fixed} of {len(every)} BatchNorms are left out: they vary less than independent positions would, "
-            "because a norm before them has already fixed the batch's mean." * (fixed > 0)
+            "because a norm before them has already fixed the batch's mean."
+            * (fixed > 0)
+            + f" So are {pooled} on pooled branches, which get as many values at any crop." * (pooled > 0)
         )
     for result in results:
         two = [one for one in result.pooled if one.values == 2]
@@ -278,6 +299,8 @@ def section(subject, results):
                 f"{one.spread:.3f} away from +1 or -1, tells {one.told:.0%} of what varies, and jumps by "
                 f"{one.jump:.2f} when running statistics take over. With {other.images} images these are "
                 f"{other.told:.0%} and {other.jump:.2f}."
+                + " Drawn weights have no running statistics of a training: those of all these crops, the batch's own "
+                "among them, stand for them, which makes the jumps too small." * (result.weights == "drawn")
             )
     columns = ("weights", "crop", "images", "part", "positions", "independent", "relative error", "share")
     rows = tuple(
@@ -324,7 +347,7 @@ def section(subject, results):
 
     def paint(axes):
         for result, colour in zip(results, COLOURS * 2, strict=False):
-            label = f"{result.crop[0]}, {result.weights}"
+            label = f"{hxw(result.crop)}, {result.weights}"
             _, norms = result.noise[0]
             axes[0, 0].plot([one.effective for one in norms], ".", color=colour, markersize=3, label=label)
             for scale in sorted({one.scale for one in result.pooled}):
@@ -352,11 +375,12 @@ def by_part(norms):
     """{part: (positions, n_eff, relative error)}, means over the part's norms (of n_eff the geometric one).
 
     Without those that vary less than independent positions would, because a norm before them has fixed the batch.
+    Norms on pooled branches are a part of their own: they get as many values at any crop.
     """
     parts = {}
     for one in norms:
-        if one.effective <= one.positions:
-            parts.setdefault(part_of(one.name), []).append(one)
+        if not _is_fixed(one):
+            parts.setdefault(POOLED if _is_pooled(one) else part_of(one.name), []).append(one)
     return {
         part: (
             float(np.mean([one.positions for one in found])),
@@ -365,3 +389,25 @@ def by_part(norms):
         )
         for part, found in parts.items()
     }
+
+
+def _against_pixels(pixels, small, large):
+    """What the norms of two crops say together of a ratio of `pixels`; of norms that count at both."""
+    pairs = [pair for pair in zip(small, large, strict=True) if not any(_is_fixed(x) or _is_pooled(x) for x in pair)]
+    if not pairs:
+        return "No norm counts at both crops."
+    before, after = zip(*pairs, strict=True)
+    ratio = np.exp(np.mean([np.log(b.effective / a.effective) for a, b in pairs]))
+    error = np.hypot(*(jackknife(np.mean([x.without for x in found], axis=0)) for found in (before, after)))
+    low, high = ratio * np.exp(-2 * error), ratio * np.exp(2 * error)
+    verdict = "as many as the pixels, within the errors" if low <= pixels <= high else "not what the pixels promise"
+    return f"All norms together: {ratio:.2f} times, {low:.2f} to {high:.2f} within two errors, {verdict}."
+
+
+def _is_fixed(one):
+    """By more than three errors: the n_eff of independent positions comes out above their number half of the time."""
+    return one.effective > one.positions * math.exp(3 * one.error)
+
+
+def _is_pooled(one):
+    return "pool" in one.name

@@ -233,10 +233,11 @@ def section(subject, results):
     if not results:
         return None
     geometry = results[0].cells
-    largest = max(one.scale for one in geometry)
+    smallest, largest = (pick(one.scale for one in geometry) for pick in (min, max))
     of_largest = [one for one in geometry if one.scale == largest]
-    shown = [one for one in results[-1].pooled if one.convolution == "after"]
-    clear = sum(_median(one.plain.mean) > 2 * _median(one.plain.error) for one in shown)
+    pooled = [one for result in results for one in result.pooled]
+    after = [one for one in pooled if one.convolution == "after"]
+    clear = sum(_median(one.plain.mean) > 2 * _median(one.plain.error) for one in after)
     unit = "of its norm's" if subject.config.model.head.pool_norm else "of the crops'"
     images, crops = _images(subject), _images(subject) * _CROPS_PER_IMAGE
     words = (
@@ -245,30 +246,40 @@ def section(subject, results):
         f"{1 / largest**2:.1%}, but for rounding outwards: {_each(of_largest, lambda one: f'{one.area:.1%}')}. What "
         "changes from training to test is how many pixels it is.\n\n"
         "A mean over more of the scene may be distributed otherwise. From crops to the whole image the mean of what a "
-        f"branch's convolution gives moves, in the median channel, in units {unit} standard deviations, "
-        f"{shown[0].weights} weights:\n\n{_moves(shown)}.\n\n"
-        f"{clear} of these {len(shown)} moves to the whole image are more than twice their error; a smaller one may be "
+        f"branch's convolution gives moves, in the median channel, in units {unit} standard deviations:\n\n"
+        f"{_moves(after)}.\n\n"
+        f"Of these {len(after)} moves to the whole image {clear} are more than twice their error; a smaller one may be "
         f"chance. Errors are standard errors over {images} images; the {crops} crops of a size are out of the same "
-        "images, which are not rescaled as in training. `eval.pool_window` pools over windows of a given size at test."
+        f"images, which are not rescaled as in training. The variance of scale {smallest} on whole images is that of "
+        f"{images * smallest**2} vectors. `eval.pool_window` pools over windows of a given size at test."
     )
     caption = (
         f"Cells of scale {largest} on the crops and on the whole image; how far the pooled channels move (10 to 90 % "
         "of them, and the median), and the median error."
     )
-    tables = _cell_table(geometry), _shift_table([one for result in results for one in result.pooled])
-    return Section("Pooling", words, tables, draw(1, 2, partial(_paint, of_largest, shown), height=3.0), caption)
+    last = [one for one in after if one.weights == after[-1].weights]
+    figure = draw(1, 2, partial(_paint, of_largest, last), height=3.0)
+    return Section("Pooling", words, (_cell_table(geometry), _shift_table(pooled)), figure, caption)
 
 
 def _moves(pooled):
-    def move(one, found):
+    def move(found):
         return f"{_median(found.mean):.2f} ± {_median(found.error):.2f}"
 
-    return ";\n\n".join(
-        f"crops of {hxw(one.crop)}, scale {one.scale}: {move(one, one.plain)} on the whole image, "
-        f"{move(one, one.windowed)} with a window of the crop's size; its variance is "
-        f"{_median(one.plain.variance):.2f} and {_median(one.windowed.variance):.2f} times the crops'"
-        for one in pooled
-    )
+    def spread(found):
+        return f"{_median(found.variance):.2f}"
+
+    sentences = []
+    for weights, crop in dict.fromkeys((one.weights, one.crop) for one in pooled):
+        these = [one for one in pooled if (one.weights, one.crop) == (weights, crop)]
+        sentences.append(
+            f"crops of {hxw(crop)}, {weights} weights, scale{'s' * (len(these) > 1)} "
+            f"{_each(these, lambda one: str(one.scale))}: by {_each(these, lambda one: move(one.plain))} on the whole "
+            f"image and {_each(these, lambda one: move(one.windowed))} with a window of the crop's size; the variance "
+            f"is {_each(these, lambda one: spread(one.plain))} and {_each(these, lambda one: spread(one.windowed))} "
+            "times the crops'"
+        )
+    return ";\n\n".join(sentences)
 
 
 def _each(items, text):
@@ -320,7 +331,7 @@ def _paint(geometry, pooled, axes):
         ax.plot([], [], color=colour, label=hxw(one.image_size))
     ax.set(title=f"cells of scale {geometry[0].scale}", aspect="equal", xlabel="pixels")
     ax.invert_yaxis()
-    ax.legend(loc="upper right")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), ncols=len(geometry), handlelength=1, columnspacing=1)
     ax = axes[0, 1]
     for offset, pick, colour, label in (
         (-0.2, lambda one: one.plain, COLOURS[1], "whole image"),

@@ -33,12 +33,46 @@ def test_effective_samples_are_the_tiles_of_equal_values(tile):
     """Independent values are tiles of one; images of one value each are tiles of a whole image."""
     n, means, variances = statistics(lambda rng, c: np.repeat(rng.normal(3, 2, (32 // tile, c)), tile, 0))
     found = noise("x", n, means, variances)
-    # The variance within a batch of k independent values repeated is (k - 1) / k of theirs, over n - 1.
     independent = 32 / tile
     assert found.positions == 32
-    expected = independent * (1 - 1 / independent) * 32 / 31
-    assert found.effective == pytest.approx(expected, rel=0.06)
-    assert found.mean == pytest.approx(1 / np.sqrt(expected), rel=0.05)
+    assert found.effective == pytest.approx(independent, rel=0.06)
+    assert found.mean == pytest.approx(1 / np.sqrt(independent), rel=0.05)
+
+
+@pytest.mark.parametrize("images", [1, 2, 8])
+def test_constant_images_count_once_each(images):
+    n, means, variances = statistics(lambda rng, c: np.repeat(rng.normal(3, 2, (images, c)), 50, 0))
+    assert noise("x", n, means, variances).effective == pytest.approx(images, rel=0.06)
+
+
+def test_the_ratio_of_two_crops_is_that_of_their_tiles():
+    found = [
+        noise("x", *statistics(lambda rng, c, k=k: np.repeat(rng.normal(size=(k, c)), 16, 0), 1000)) for k in (4, 9)
+    ]
+    assert found[1].effective / found[0].effective == pytest.approx(2.25, rel=0.05)
+
+
+def test_independent_values_are_not_taken_for_fixed_ones():
+    """Of eight batches, n_eff of two independent values comes out above two half of the time."""
+    rng = np.random.default_rng(4)
+    found = []
+    for _ in range(100):
+        values = rng.normal(size=(8, 2, 64))
+        found.append(noise("head.bottleneck.norm", 2, values.mean(1), values.var(1, ddof=1)))
+    assert 30 < sum(one.effective > 2 for one in found) < 70
+    assert sum(bool(by_part([one])) for one in found) >= 98
+
+
+def test_pooled_norms_do_not_hide_what_the_crop_does_to_the_head():
+    """Their values are as many at any crop: with them in the mean a head's ratio would be nearly one."""
+    logs = np.array([0.1, 0.0, -0.1])
+    pools = [Noise(f"head.pools.{i}.norm", 2 * s**2, 0.1, 0.1, 1.5, logs) for i, s in enumerate((1, 2, 3, 6))]
+    small, large = (
+        by_part([*pools, Noise("head.bottleneck.norm", n, 0.1, 0.1, effective, logs)])
+        for n, effective in ((8192, 400), (18818, 900))
+    )
+    assert large["head"][1] / small["head"][1] == pytest.approx(2.25)
+    assert large["pooled branches"] == small["pooled branches"]
 
 
 def test_the_error_shrinks_with_the_batches_and_covers_the_truth():
@@ -155,5 +189,6 @@ def test_steps_and_section(name):
         assert all(x.spread < 0.1 for x in one.pooled if x.values == 2)
     report = section(subject, results)
     assert "independent samples" in report.words
+    assert ("pooled branches, which get as many" in report.words) == (name in ("pspnet", "deeplabv3plus"))
     assert ("tells" in report.words) == (name in ("pspnet", "deeplabv3plus"))
     assert all(table.rows for table in report.tables)

@@ -13,9 +13,13 @@ import math
 import sys
 from collections.abc import Callable
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cropjax.config import build_model, defaults
@@ -23,8 +27,9 @@ from cropjax.instruments import consistency, effective_field, gradient_noise, no
 from cropjax.instruments.gridding import HDC, dilated_stages, stack
 from cropjax.instruments.reach import trace
 from cropjax.instruments.receptive_field import inside_share, receptive_fields
-from cropjax.instruments.subject import Subject, drawn_weights, normalized
+from cropjax.instruments.subject import QUICK, Subject, drawn_weights, normalized
 from cropjax.instruments.valid_taps import valid_taps
+from cropjax.models.layers import LayerNorm
 from cropjax.ops.pool import adaptive_bins
 from cropjax.progress import Progress
 from cropjax.step import merge_model, split_model
@@ -33,6 +38,7 @@ from cropjax.workdir import write_text
 HOLDS, UNDECIDED = "holds", "cannot be decided without training"
 CROPS = (512, 769)
 TEST_SIZE = (1024, 2048)
+BATCHES = 24  # of the statistics whose differences are small against their noise
 
 
 class Finding(NamedTuple):
@@ -117,11 +123,13 @@ class Network:
 
     @cached_property
     def noise_scales(self):
-        return [one.parts[0] for one in self.measured(gradient_noise)]
+        """One a crop, for batches of two."""
+        return [one.parts[0] for one in self.measured(gradient_noise, "/2_images/", batches=BATCHES)]
 
-    def measured(self, instrument, *words):
+    def measured(self, instrument, *words, batches=QUICK.batches):
         """The results of an instrument's steps whose names have one of `words`, or of all."""
-        steps = [s for s in instrument.steps(self.subject) if not words or any(word in s.name for word in words)]
+        subject = dataclasses.replace(self.subject, budget=dataclasses.replace(QUICK, batches=batches))
+        steps = [step for step in instrument.steps(subject) if not words or any(word in step.name for word in words)]
         return [step.measure() for step in steps]
 
 
@@ -194,6 +202,22 @@ def field_against_crop(networks):
     return Finding(
         f"{field.size[0]} < 512; inside the crop at {inside[0]:.1%} of stage 4's positions ({inside[1]:.1%} at 769)",
         "holds for the centre of the crop alone",
+    )
+
+
+@claim("1.2", "The theoretical field grows linearly with depth.", "receptive_field, block by block")
+def growth(networks):
+    """What each block's 3x3 convolution adds to the field of the block before it."""
+    fields = networks["deeplabv3plus"].fields
+    added = {}
+    for stage, blocks in enumerate((3, 4, 6, 3), 1):
+        sizes = [fields[f"backbone.stages.{stage - 1}.{k}.conv2.conv"].size[0] for k in range(blocks)]
+        added[stage] = sorted({after - before for before, after in pairwise(sizes)})
+    value = "; ".join(f"stage {stage}: {' or '.join(map(str, steps))}" for stage, steps in added.items())
+    even = all(len(steps) == 1 for steps in added.values())
+    return Finding(
+        f"pixels that a block adds: {value}",
+        "holds within a stage; from stage to stage the steps grow" if even else "does not hold: blocks add unequally",
     )
 
 
@@ -283,6 +307,32 @@ def cell_pixel_ratio(networks):
     return compared(2.56, (large / small) ** 2, "times")
 
 
+@claim("2.1", "Scales 1, 2, 3 and 6 make 1, 4, 9 and 36 regions.", "adaptive_bins")
+def regions(networks):
+    scales = networks["pspnet"].config.model.head.pool_scales
+    side = networks["pspnet"].map_side("stage 4", 512)
+    return compared((1, 4, 9, 36), [len(np.unique(adaptive_bins(side, s), axis=0)) ** 2 for s in scales], within=0)
+
+
+@claim("2.1", "The last map has 2048 channels, and each branch makes 512 of them.", "layers as built")
+def branch_channels(networks):
+    found = [networks["pspnet"].layer(f"head.pools.{k}.conv").channels for k in range(4)]
+    return is_so(set(found) == {(2048, 512)}, ", ".join(f"{i} to {o}" for i, o in found), "they have others")
+
+
+@claim("5.3", "A car of 80 pixels lies in one or two cells of scale 6 at 512.", "adaptive_bins, all places")
+def cells_of_a_car(networks):
+    """Cells that share a pixel with the car, along the rows, wherever the car is."""
+    stride, found = int(networks["pspnet"].fields["stage 4"].jump[0]), []
+    for crop in CROPS:
+        first, last = (adaptive_bins(networks["pspnet"].map_side("stage 4", crop), 6) * stride).T
+        left = np.arange(crop - 80 + 1)[:, None]
+        found.append(((first < left + 80) & (left < last)).sum(1))
+    value = " and ".join(f"{one.min()} to {one.max()} at {crop}" for one, crop in zip(found, CROPS, strict=True))
+    value += f", {found[0].mean():.2f} and {found[1].mean():.2f} on average"
+    return is_so(found[0].max() <= 2, value, "it can lie in more")
+
+
 @claim("5.1", "Pool scales are absolute and not relative to the input.", "adaptive_bins")
 def relative_bins(networks):
     """What a scale of s averages over, as a share of the side, at any size of the map."""
@@ -306,11 +356,25 @@ def kernel_spans(networks):
     return compared((25, 49, 73), [layer.dilation[0] * (layer.kernel[0] - 1) + 1 for layer in layers], "positions")
 
 
-def taps(networks, branch, crop):
-    layer = networks["deeplabv3plus"].layer(f"head.branches.{branch}.depthwise", crop)
+@claim("3.1", "The branch of rate 1 is a 3x3 convolution.", "layers as built")
+def first_branch(networks):
+    kernel = networks["deeplabv3plus"].layer("head.branches.0.conv").kernel
+    return is_so(kernel == (3, 3), f"{kernel[0]}x{kernel[1]}", "it sees its own position alone")
+
+
+@claim("3.1", "The skip takes 256 channels of stage 1 and makes 48 of them.", "layers as built")
+def skip_channels(networks):
+    return compared((256, 48), networks["deeplabv3plus"].layer("head.skip.conv").channels, within=0)
+
+
+def inside(layer):
     return valid_taps(
         layer.input_size, kernel=layer.kernel, dilation=layer.dilation, padding=layer.padding, stride=layer.stride
     )
+
+
+def taps(networks, branch, crop):
+    return inside(networks["deeplabv3plus"].layer(f"head.branches.{branch}.depthwise", crop))
 
 
 @claim("3.2", "At 512 the kernel of rate 36 is larger than the map.", "valid_taps")
@@ -343,6 +407,14 @@ def validity(networks, *, branch, stated):
     finding = compared(stated, [one.mean / 9 for one in found])
     value = " and ".join(f"{one.mean / 9:.0%} (all taps at {one.full:.0%})" for one in found)
     return Finding(value, finding.verdict)
+
+
+@claim("3.3", "Rate 1: 100 % and 100 %.", "valid_taps, mean")
+def first_validity(networks):
+    """Whatever the kernel of rate 1 is."""
+    layers = [networks["deeplabv3plus"].layer("head.branches.0.conv", crop) for crop in CROPS]
+    shares = [inside(layer).mean / math.prod(layer.kernel) for layer in layers]
+    return compared((1, 1), shares, within=0)
 
 
 @claim("3.3", "40 % of the rate 36 kernel sees padding at 512.", "valid_taps, mean")
@@ -379,6 +451,19 @@ def tokens(networks, side):
 @claim("4.2", "At 512 stage 1 has 4096 queries.", "reach", which=0, stated=4096)
 def first_stage_tokens(networks, *, which, stated):
     return compared(stated, tokens(networks, 512)[0][which], within=0)
+
+
+@claim("5.2", "Keys are reduced 8, 4, 2 and 1 times a side in stages 1 to 4.", "reach")
+@claim("4.1", "Keys are reduced 8 times a side in stage 1.", "reach", stated=8)
+def key_reduction(networks, *, stated=(8, 4, 2, 1)):
+    found = [math.sqrt(queries / keys) for queries, keys in tokens(networks, 512)]
+    return compared(stated, found[: np.size(stated)], "times", within=0)
+
+
+@claim("5.2", "Attention is global in every stage.", "receptive_field")
+def global_stages(networks):
+    found = [f"stage {i}" for i in (1, 2, 3, 4) if None in networks["segformer"].fields[f"stage {i}"].size]
+    return is_so(len(found) == 4, f"the fields of {', '.join(found)} grow with the image", "others do not")
 
 
 @claim("4.1", "Attention with reduced keys is linear in the number of pixels.", "queries times keys")
@@ -429,6 +514,24 @@ def decoder_stride(networks):
     return compared(4, 512 / networks["segformer"].map_side("logits", 512), "pixels", within=0)
 
 
+@claim("4.3", "It takes all four maps in equal parts, at any size.", "layers as built")
+def equal_parts(networks):
+    found = [networks["segformer"].layer(f"head.projections.{i}.conv").channels[1] for i in range(4)]
+    return Finding(f"{', '.join(map(str, found))} channels", UNDECIDED)
+
+
+@claim("5.2", "The stages keep their scales relative to each other.", "reach, sides of stages 1 and 4")
+@claim("4.3", "The ratios of the scales are the same at any size.", "reach, sides of stages 1 and 4")
+def scale_ratios(networks):
+    """Of SegFormer, beside the same ratio in a CNN."""
+    found = {
+        name: [networks[name].map_side("stage 1", crop) / networks[name].map_side("stage 4", crop) for crop in CROPS]
+        for name in ("segformer", "pspnet")
+    }
+    value = "; ".join(f"{name}: {', '.join(map(text, ratios))} at 512, 769" for name, ratios in found.items())
+    return Finding(value, "holds but for rounding, and so it does in a CNN")
+
+
 @claim("4.4", "SegNeXt's attention has kernels of 5, 7, 11 and 21.", "layers as built")
 def strips(networks):
     network = networks["segnext"]
@@ -445,6 +548,13 @@ def strip_range(networks):
     found = [fields[f"stage {i}"].size[0] for i in (1, 2, 3, 4)]
     dilated = max(layer.dilation[0] for layer in networks["segnext"].traced(512).layers)
     return is_so(dilated == 1 and found[-1] > 769, f"fields of {', '.join(map(str, found))} pixels", "it has dilations")
+
+
+@claim("4.4", "Every channel has strips of its own.", "layers as built")
+def depthwise_strips(networks):
+    found = [layer for layer in networks["segnext"].traced(512).layers if ".strips." in layer.name]
+    own = sum(layer.groups == layer.channels[0] for layer in found)
+    return is_so(own == len(found), f"{own} of {len(found)} convolutions are depthwise", "some mix channels")
 
 
 @claim("4.4", "Its factorisation has rank 16 and takes 6 steps in training and 7 at test.", "configuration")
@@ -553,6 +663,15 @@ def norm_positions(networks):
     )
 
 
+@claim("7.2", "LayerNorm depends neither on the batch nor on the crop.", "LayerNorm of a map, of its positions alone")
+def layer_norm_alone(networks):
+    norm = LayerNorm(8, eps=1e-6)
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 8)).astype(np.float32)
+    together, alone = norm(x), np.stack([norm(one[None])[0] for one in x.reshape(-1, 8)])
+    differ = float(np.abs(np.reshape(together, alone.shape) - alone).max())
+    return is_so(differ < 1e-6, f"outputs differ by {differ:.0g}", "they do")
+
+
 @claim("7.2", "That is 2.25 times as many.", "arithmetic")
 def pixel_ratio(networks):
     return compared(2.25, (769 / 512) ** 2, "times")
@@ -562,6 +681,51 @@ def pixel_ratio(networks):
 def learning_rates(networks):
     found = [networks[name].config.optim.lr for name in ("pspnet", "segformer")]
     return compared((0.01, 6e-5, 167), (*found, found[0] / found[1]))
+
+
+@claim("7.3", "The CNNs are trained by SGD, the others by AdamW.", "configuration")
+def optimizers(networks):
+    found = {name: networks[name].config.optim.name for name in ("pspnet", "deeplabv3plus", "segformer", "segnext")}
+    value = ", ".join(f"{network}: {name}" for network, name in found.items())
+    return is_so(list(found.values()) == ["sgd", "sgd", "adamw", "adamw"], value, "they are not")
+
+
+@claim("7.1", "The heads of CNNs get gradients that the backbone has filtered.", "gradients, PSPNet's narrow twin")
+def head_gradients(networks):
+    """The gradient of the head's weights, with the backbone's maps and with constants in their place."""
+    config = gradient_noise.narrow_twin(networks["pspnet"].config)
+    graph, weights = split_model(build_model(config))
+    images = np.random.default_rng(0).standard_normal((1, 64, 64, 3)).astype(np.float32)
+
+    def loss(params, cut):
+        model = merge_model(graph, weights | {"params": params})
+        maps = model.backbone(images, False)
+        maps = jax.lax.stop_gradient(maps) if cut else maps
+        return jnp.square(model.head(maps, False, None)).sum()
+
+    through, cut = (jax.grad(loss)(weights["params"], cut) for cut in (False, True))
+    same = all(map(np.array_equal, jax.tree.leaves(through["head"]), jax.tree.leaves(cut["head"])))
+    reached = any(np.any(leaf) for leaf in jax.tree.leaves(cut["backbone"]))
+    return is_so(
+        not same,
+        f"the head's are the same without the backbone's; the backbone then gets {'some' if reached else 'none'}",
+        "the backbone's have passed the head",
+    )
+
+
+@claim("7.1", "Global context is learned in every layer of SegFormer and SegNeXt.", "receptive_field")
+@claim("7.1", "Attention lets a gradient flow from any output to any input.", "receptive_field")
+def direct_paths(networks):
+    """Fields of stage 1: where one is smaller than the crop, no gradient of its positions gets further."""
+    found = {name: networks[name].fields["stage 1"].size[0] for name in ("segformer", "segnext")}
+    value = ", ".join(
+        f"{name} {'the whole image' if side is None else f'{side} pixels'}" for name, side in found.items()
+    )
+    everywhere = [name for name, side in found.items() if side is None]
+    return Finding(
+        f"stage 1 sees: {value}",
+        HOLDS if len(everywhere) == 2 else f"holds for {' and '.join(everywhere) or 'neither'} alone",
+    )
 
 
 @claim(
@@ -584,6 +748,18 @@ def effective_share(networks):
     shares = (2 * one.radius.mean(0) + 1) / one.theory
     value = ", ".join(f"{share:.0%}" for share in shares) + " of the side for 50, 90, 95 % of the mass"
     return is_so(0.3 <= shares[1] <= 0.5, value, "by 90 % of the mass it is more" if shares[1] > 0.5 else "it is less")
+
+
+@claim("1.2", "The effective field is a Gaussian.", "effective_field, radii of stage 4's mass at 769, drawn weights")
+def gaussian(networks):
+    """Squares that hold shares p of a Gaussian have half sides r with erf(r / (sigma sqrt 2))^2 = p."""
+    (one,) = networks["deeplabv3plus"].measured(effective_field, "769x769/drawn/stage_4")
+    found = one.radius.mean(0) / one.radius.mean(0)[0]
+    normal = [NormalDist().inv_cdf((1 + math.sqrt(share)) / 2) for share in effective_field.SHARES]
+    finding = compared(np.array(normal) / normal[0], found, within=0.1)
+    value = f"90 and 95 % lie {found[1]:.2f} and {found[2]:.2f} times as far as 50 %; "
+    value += f"of a Gaussian {normal[1] / normal[0]:.2f} and {normal[2] / normal[0]:.2f}"
+    return Finding(value, HOLDS if finding.verdict == HOLDS else "does not hold: the mass is spread otherwise")
 
 
 @claim(
@@ -613,7 +789,7 @@ def same_on_crops(networks):
 
 @claim("7.2", "So BatchNorm's statistics are 2.25 times as stable at 769.", "normalization, PSPNet, drawn weights")
 def stability(networks):
-    found = [one.noise[0][1] for one in networks["pspnet"].measured(normalization)]
+    found = [one.noise[0][1] for one in networks["pspnet"].measured(normalization, batches=BATCHES)]
     logs, errors = zip(
         *((np.mean(np.log([x.effective for x in one])), normalization.jackknife(np.mean([x.without for x in one], 0)))
           for one in found),
@@ -661,12 +837,20 @@ def gradients(networks, *, of):
         + ", ".join(f"{x.scale:.1f} ± {x.error:.1f} images at {crop}" for x, crop in zip(one, CROPS, strict=True))
         for name, one in zip(names, found, strict=True)
     )
-    a, b = (found[0][0], found[1][0]) if of == "network" else found[0]
-    if not np.isfinite([a.scale, b.scale, a.error, b.error]).all() or abs(a.scale - b.scale) < 2 * math.hypot(
-        a.error, b.error
-    ):
-        return Finding(value, "cannot be decided: within the errors of these batches")
-    return is_so(a.scale > b.scale, value, "it is the other way around on untrained twins")
+    if of == "crop":
+        return Finding(value, order(*found[0]))
+    verdicts = list(map(order, *found))
+    if len(set(verdicts)) == 1:
+        return Finding(value, verdicts[0])
+    return Finding(value, "; ".join(f"{one}, at {crop}" for crop, one in zip(CROPS, verdicts, strict=True)))
+
+
+def order(larger, smaller):
+    """The verdict on two noise scales, of which the first is said to be larger."""
+    numbers = (larger.scale, smaller.scale, larger.error, smaller.error)
+    if not np.isfinite(numbers).all() or abs(larger.scale - smaller.scale) < 2 * math.hypot(*numbers[2:]):
+        return "cannot be decided: within the errors of these batches"
+    return HOLDS if larger.scale > smaller.scale else "does not hold: it is the other way around on untrained twins"
 
 
 undecided("1.3", "Larger crops help by more context, whole objects and borders, and richer statistics.")

@@ -3,7 +3,7 @@
 McCandlish et al. 2018, "An empirical model of large-batch training" (arXiv 1812.06162, section 2.2 and appendix A.1):
 B = tr(Sigma) / |G|^2, of the gradient's covariance over single examples and its mean. Both are estimated without bias
 from squared norms of gradients of small and of large batches. BatchNorm ties the images of a batch together, so that a
-small batch is one of two images, the study's, with statistics of its own, and a large one the mean of many of them.
+small batch is one that a device would get, with statistics of its own, and a large one the mean of many of them.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from cropjax.instruments.subject import Step, drawn_weights
 from cropjax.models.segnext import NORM_GROUPS
 from cropjax.step import merge_model, network_input, segmentation_loss, split_model
 
-SMALL = 2  # images of a small batch
+BATCHES = (2, 4)  # images of a small batch; 2 is the study's
 _GROUPS = 4  # of small batches, for the jackknife
 PARTS = ("backbone", "head", "auxiliary")
 
@@ -40,7 +40,7 @@ class NoiseScale:
     noise: float
 
 
-def noise_scale(squares, gram, images=SMALL, *, part=""):
+def noise_scale(squares, gram, images, *, part=""):
     """The `NoiseScale` from the squared norms of small batches' gradients and the products of their groups' sums.
 
     `squares` [groups,batches]; `gram` [groups,groups] holds the inner products of the sums over each group. A small
@@ -66,9 +66,13 @@ def noise_scale(squares, gram, images=SMALL, *, part=""):
 
 @dataclass(frozen=True)
 class Scales:
-    """Of one network at one crop: the scale of all parameters and of its parts; `narrow` for a twin of few channels."""
+    """Of one network at one crop: the scale of all parameters and of its parts; `narrow` for a twin of few channels.
+
+    From `batches` batches of `images` images.
+    """
 
     crop: tuple[int, int]
+    images: int
     weights: str
     narrow: bool
     batches: int
@@ -118,28 +122,28 @@ def small_gradient(config, graph, class_weights=()):
 
 
 def steps(subject):
-    """A step a crop: under a quick budget of the narrow twin with drawn weights, else of each set of weights."""
+    """A step a crop and batch: under a quick budget of the narrow twin with drawn weights, else of each of the weights.
+
+    Batches of any size see as many images, `budget.batches` a group or a few less.
+    """
     narrow = subject.budget.name == "quick"
-    cost = 3 * SMALL * _GROUPS * _batches(subject) / (10 if narrow else 1)
+    seen = max(subject.budget.batches // max(BATCHES), 1) * max(BATCHES)
     return [
         Step(
-            f"gradient_noise/{crop[0]}x{crop[1]}/{name}",
+            f"gradient_noise/{crop[0]}x{crop[1]}/{images}_images/{name}",
             Scales,
-            cost * crop[0] * crop[1] / 1e6,
-            partial(_measure, subject, crop, name, narrow),
+            3 * _GROUPS * seen * crop[0] * crop[1] / 1e6 / (10 if narrow else 1),
+            partial(_measure, subject, crop, images, seen // images, name, narrow),
         )
         for crop in subject.crops
+        for images in BATCHES
         for name in (["drawn"] if narrow else subject.weight_sets)
     ]
 
 
-def _batches(subject):
-    """Of a group; two groups of them are what the other statistics get."""
-    return max(subject.budget.batches // 2, 1)
-
-
-def _measure(subject, crop, name, narrow):
-    batches = subject.batches(crop, SMALL)
+def _measure(subject, crop, images, per, name, narrow):
+    """`per` batches a group."""
+    batches = subject.batches(crop, images)
     if narrow:
         config = narrow_twin(subject.config)
         graph, weights = drawn_weights(config, network_input(next(batches), np.float32))
@@ -150,7 +154,6 @@ def _measure(subject, crop, name, narrow):
     if config.loss.balance != "none":  # the trainer counts the classes then
         balanced, _ = build_balance(config, build_source(config, "train"))
     gradient = small_gradient(config, graph, balanced)
-    per = _batches(subject)
     names = [part for part in PARTS if part in weights["params"]]
     squares = {part: np.zeros((_GROUPS, per)) for part in names}
     sums = {part: [] for part in names}
@@ -166,13 +169,13 @@ def _measure(subject, crop, name, narrow):
             sums[part].append(np.asarray(total[part], np.float64))
     batches.close()
     grams = {part: np.array(sums[part]) @ np.array(sums[part]).T for part in names}
-    parts = [noise_scale(sum(squares.values()), sum(grams.values()), part="all")]
-    parts += [noise_scale(squares[part], grams[part], part=part) for part in names]
-    return Scales(crop, name, narrow, _GROUPS * per, tuple(parts))
+    parts = [noise_scale(sum(squares.values()), sum(grams.values()), images, part="all")]
+    parts += [noise_scale(squares[part], grams[part], images, part=part) for part in names]
+    return Scales(crop, images, name, narrow, _GROUPS * per, tuple(parts))
 
 
 def section(subject, results):
-    """The noise scale at each crop, in images and in pixels."""
+    """The noise scale at each crop and batch, in images and in pixels."""
     sentences = []
     for one in results:
         whole = one.parts[0]
@@ -182,7 +185,9 @@ def section(subject, results):
             if np.isfinite(whole.scale + whole.error)
             else "more than these batches can tell: no signal was left above the noise"
         )
-        sentences.append(f"crop of {hxw(one.crop)}, {one.weights} weights: {found}")
+        sentences.append(
+            f"crop of {hxw(one.crop)}, {one.batches} batches of {one.images}, {one.weights} weights: {found}"
+        )
     narrow = any(one.narrow for one in results)
     words = (
         "A batch much smaller than the noise scale has a gradient that is mostly noise, one much larger wastes images. "
@@ -192,12 +197,12 @@ def section(subject, results):
             if narrow
             else ""
         )
-        + f"From {results[0].batches} batches of {SMALL} images, each with BatchNorm statistics of its own:\n\n"
+        + "Each batch has BatchNorm statistics of its own:\n\n"
         + ";\n\n".join(sentences)
         + "."
     )
-    for name in dict.fromkeys(one.weights for one in results):
-        ends = [one for one in results if one.weights == name]
+    for name, images in dict.fromkeys((one.weights, one.images) for one in results):
+        ends = [one for one in results if (one.weights, one.images) == (name, images)]
         small, large = (key(ends, key=lambda one: np.prod(one.crop)) for key in (min, max))
         low, high = small.parts[0], large.parts[0]
         if small is large or not np.isfinite([low.scale, low.error, high.scale, high.error]).all():
@@ -205,15 +210,15 @@ def section(subject, results):
         apart = abs(low.scale - high.scale) > 2 * np.hypot(low.error, high.error)
         found = f"the smaller crop is {'noisier' if low.scale > high.scale else 'less noisy'}, by more than two errors"
         words += (
-            f"\n\n{name.capitalize()} weights, from a crop of {hxw(small.crop)} to {hxw(large.crop)}: the scale in "
-            f"images changes by a factor of {high.scale / low.scale:.2f} while the pixels of an image grow by "
-            f"{np.prod(large.crop) / np.prod(small.crop):.2f}: "
+            f"\n\n{name.capitalize()} weights, batches of {images}, from a crop of {hxw(small.crop)} to "
+            f"{hxw(large.crop)}: the scale in images changes by a factor of {high.scale / low.scale:.2f} while the "
+            f"pixels of an image grow by {np.prod(large.crop) / np.prod(small.crop):.2f}: "
             + (f"{found}." if apart else "it is within the errors, these batches show no difference.")
         )
-    columns = ("weights", "narrow", "crop", "part", "noise scale", "standard error", "|G|^2", "tr(Sigma)")
+    columns = ("weights", "narrow", "crop", "images", "part", "noise scale", "standard error", "|G|^2", "tr(Sigma)")
     rows = tuple(
         (
-            one.weights, "yes" if one.narrow else "no", hxw(one.crop), part.part,
+            one.weights, "yes" if one.narrow else "no", hxw(one.crop), one.images, part.part,
             *(value if np.isfinite(value) else None for value in (part.scale, part.error)), part.signal, part.noise,
         )
         for one in results
@@ -232,7 +237,7 @@ def section(subject, results):
                 color=COLOURS[k], label=part,
             )  # fmt: skip
         axes[0, 0].set(ylabel="noise scale, images", xticks=range(len(results)), ylim=(0, None))
-        axes[0, 0].set_xticklabels([f"{hxw(one.crop)}\n{one.weights}" for one in results])
+        axes[0, 0].set_xticklabels([f"{hxw(one.crop)}\n{one.images} images\n{one.weights}" for one in results])
         axes[0, 0].legend()
 
     caption = "The noise scale of all parameters and of the parts, with its standard error."

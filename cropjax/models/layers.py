@@ -226,13 +226,14 @@ class ConvNorm(nnx.Module):
         self.relu = relu
 
     def __call__(self, x, train):
-        return self._finished(self.conv(x), train)
+        return self.finish(self.conv(x), train)
 
     def joined(self, maps, train, *, size, align_corners):
         """Of maps of any size, as if they were resized to `size` and concatenated: see `Conv.joined`."""
-        return self._finished(self.conv.joined(maps, size, align_corners=align_corners), train)
+        return self.finish(self.conv.joined(maps, size, align_corners=align_corners), train)
 
-    def _finished(self, x, train):
+    def finish(self, x, train):
+        """What follows the convolution."""
         if self.norm is not None:
             x = self.norm(x, train)
         return jax.nn.relu(x) if self.relu else x
@@ -241,12 +242,13 @@ class ConvNorm(nnx.Module):
 def pooled_branch(layer, x, bins, train, *, window, align_corners):
     """`layer`, a `ConvNorm`, of `x` [n,h,w,c] averaged over `bins` x `bins` cells -> [n,bins,bins,o].
 
-    With a `window` (rows, columns), and not in training, over those of a window around each position -> [n,h,w,o].
+    With a `window` (rows, columns), and not in training, over those of a window around each position -> [n,h,w,o]. A
+    1x1 convolution and an average commute, and there are many windows: they get the few channels that it leaves.
     """
     if train or not window:
         return layer(adaptive_average_pool(x, bins), train)
-    pools = windowed_average_pools(x, bins, window, align_corners=align_corners)
-    return sum(weights * layer(pooled, train) for pooled, weights in pools)
+    pools = windowed_average_pools(layer.conv(x), bins, window, align_corners=align_corners)
+    return sum(weights * layer.finish(pooled, train) for pooled, weights in pools)
 
 
 class SeparableConvNorm(nnx.Module):

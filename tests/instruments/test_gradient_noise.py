@@ -7,6 +7,7 @@ from tiny import tiny_config
 
 from cropjax.config import build_model, defaults
 from cropjax.instruments.gradient_noise import (
+    BATCHES,
     NoiseScale,
     Scales,
     narrow_twin,
@@ -106,7 +107,7 @@ def test_crops_are_compared_for_equal_weights():
     """Under a full budget drawn and trained weights stand in turn."""
     scales = {("drawn", 33): 10.0, ("trained", 33): 100.0, ("drawn", 66): 20.0, ("trained", 66): 50.0}
     results = [
-        Scales((side, side), name, False, 8, (NoiseScale("all", scale, 0.1, 1.0, scale),))
+        Scales((side, side), 2, name, False, 8, (NoiseScale("all", scale, 0.1, 1.0, scale),))
         for (name, side), scale in scales.items()
     ]
     config = tiny_config()
@@ -151,9 +152,11 @@ def test_steps_and_section(name, budget):
     config = tiny_config(name)
     images = normalized(np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), np.uint8))
     graph, weights = drawn_weights(config, images)
-    subject = Subject("tiny", config, graph, {"trained": weights}, ((33, 33), (48, 48)), (64, 128), budget)
+    subject = Subject("tiny", config, graph, {"trained": weights}, ((33, 33),), (64, 128), budget)
     results = [step.measure() for step in steps(subject)]
-    assert [one.narrow for one in results] == [budget.name == "quick"] * 2
+    assert [one.images for one in results] == list(BATCHES)
+    assert all(one.narrow == (budget.name == "quick") for one in results)
+    assert len({one.images * one.batches for one in results}) == 1
     for one in results:
         whole, *parts = one.parts
         assert whole.signal == pytest.approx(sum(part.signal for part in parts), rel=1e-4)
@@ -162,5 +165,5 @@ def test_steps_and_section(name, budget):
     report = section(subject, results)
     parts = {part.part for part in results[0].parts}
     assert parts == {"all", "backbone", "head"} | ({"auxiliary"} if config.loss.auxiliary_weight else set())
-    assert len(report.tables[0].rows) == 2 * len(parts)
+    assert len(report.tables[0].rows) == len(results) * len(parts)
     assert ("twin" in report.words) == (budget.name == "quick")

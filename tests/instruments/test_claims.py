@@ -1,17 +1,22 @@
 """Claims against loops and formulas of the text book, none of which asks an instrument."""
 
+import dataclasses
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cropjax.instruments import claims
-from cropjax.instruments.claims import CLAIMS, HOLDS, UNDECIDED, Finding, Networks, compared, is_so, page
+from cropjax.instruments.claims import CLAIMS, HOLDS, UNDECIDED, Finding, Networks, compared, is_so, order, page
+from cropjax.instruments.gradient_noise import NoiseScale
 
 PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
-SECTIONS = re.findall(r"\S+", "1.1 1.2 1.3 2.2 2.3 2.4 3.1 3.2 3.3 3.4 4.1 4.2 4.3 4.4 5.1 5.3 6.1 6.2 6.3 7.1 7.2 7.3")
+SECTIONS = re.findall(
+    r"\S+", "1.1 1.2 1.3 2.1 2.2 2.3 2.4 3.1 3.2 3.3 3.4 4.1 4.2 4.3 4.4 5.1 5.2 5.3 6.1 6.2 6.3 7.1 7.2 7.3"
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,9 @@ def test_fields(networks):
         sizes.append(size)
     assert found(networks, "stages 1 to 4 of ResNet").value == ", ".join(map(str, sizes)) + " pixels"
     assert sizes == [networks["deeplabv3plus"].fields[f"stage {i}"].size[0] for i in (1, 2, 3, 4)]
+    steps = [2 * stage[-1] * jump for stage, jump in zip(stages, (4, 8, 8, 8), strict=True)]
+    expected = "; ".join(f"stage {i}: {step}" for i, step in enumerate(steps, 1))
+    assert found(networks, "grows linearly with depth").value == "pixels that a block adds: " + expected
 
 
 @pytest.mark.parametrize("crop", [512, 769])
@@ -90,6 +98,44 @@ def test_tokens(networks):
     assert found(networks, "And 64 keys").value == str((after(512, (7, 4, 3)) // 8) ** 2)
 
 
+def test_keys(networks):
+    """Of each stage: as many times fewer a side as the convolution before the keys has for a stride."""
+    sides = [after(512, (7, 4, 3))]
+    for _ in range(3):
+        sides.append(after(sides[-1], (3, 2, 1)))
+    kept = [side / after(side, (stride, stride, 0)) for side, stride in zip(sides, (8, 4, 2, 1), strict=True)]
+    assert found(networks, "in stages 1 to 4.").value == ", ".join(f"{share:.0f}" for share in kept) + " times"
+
+
+def test_cells_that_a_car_lies_in(networks):
+    """Pixel by pixel, at every place."""
+    values = []
+    for crop in (512, 769):
+        side = map_side(crop)
+        owners = [{i for i in range(6) if i * side // 6 <= x // 8 < math.ceil((i + 1) * side / 6)} for x in range(crop)]
+        counts = [len(set().union(*owners[left : left + 80])) for left in range(crop - 80 + 1)]
+        values.append((min(counts), max(counts), np.mean(counts)))
+    ranges = " and ".join(f"{low} to {high} at {crop}" for (low, high, _), crop in zip(values, (512, 769), strict=True))
+    means = " and ".join(f"{mean:.2f}" for *_, mean in values)
+    assert found(networks, "A car of 80 pixels").value == f"{ranges}, {means} on average"
+
+
+def test_layers_are_those_of_the_weights(networks):
+    """Kernels as they are stored, [kh,kw,i,o]."""
+
+    def kernel(network, *path):
+        leaf = networks[network].weights["params"]
+        for name in path:
+            leaf = leaf[name]
+        return leaf["conv"]["kernel"].shape
+
+    head = partial(kernel, "deeplabv3plus", "head")
+    assert found(networks, "The branch of rate 1").value == "{}x{}".format(*head("branches", 0)[:2])
+    assert found(networks, "The skip takes").value == "{}, {}".format(*head("skip")[2:])
+    branches = [kernel("pspnet", "head", "pools", k)[2:] for k in range(4)]
+    assert found(networks, "each branch makes 512").value == ", ".join(f"{i} to {o}" for i, o in branches)
+
+
 def test_gridding(networks):
     reached = {(a * 4, b * 4) for a in (-1, 0, 1) for b in (-1, 0, 1)}
     assert found(networks, "misses three quarters").value == f"{1 - len(reached) / 81:.4g}"
@@ -108,6 +154,16 @@ def test_numbers_are_compared_with_what_is_stated():
     assert compared(96, 97, within=0).verdict.startswith("off: 97 and not 96")
     assert compared((1, 2), (1, 2)).value == "1, 2"
     assert is_so(False, "x", "it is not").verdict == "does not hold: it is not"
+
+
+def test_noise_scales_are_ordered_where_they_are_apart():
+    large, small, none = (
+        NoiseScale("all", scale, error, 1, scale) for scale, error in ((60, 20), (8, 1), (np.inf, np.inf))
+    )
+    assert order(large, small) == HOLDS
+    assert order(small, large).startswith("does not hold")
+    for pair in ((large, none), (none, small), (large, dataclasses.replace(large, scale=30))):
+        assert order(*pair).startswith("cannot be decided")
 
 
 def test_page_has_a_row_for_each_claim():

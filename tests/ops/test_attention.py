@@ -1,5 +1,7 @@
 """Attention against its definition, written out for one image and one head at a time; in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,17 +30,22 @@ def plain(query, key, value):
     return jnp.stack([jnp.stack([head(q[:, i], k[:, i], v[:, i]) for i in range(q.shape[1])], 1) for q, k, v in images])
 
 
+def assert_as_defined(function, operands, atol):
+    """The values of `function` and its gradients."""
+
+    def value_and_slopes(function, *operands):
+        y, pullback = jax.vjp(function, *operands)
+        return y, *pullback(jnp.cos(y))
+
+    found, wanted = jax.jit(lambda *operands: [value_and_slopes(f, *operands) for f in (function, plain)])(*operands)
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, atol=atol)
+
+
 @given(n=FEW, queries=st.integers(1, 7), keys=st.integers(1, 7), heads=FEW, d=st.integers(1, 5))
 @settings(max_examples=5)
 def test_attention_and_its_gradients_are_those_of_the_definition(n, queries, keys, heads, d):
-    @jax.jit
-    def both(*operands):
-        y, pullback = jax.vjp(attention, *operands)
-        expected, expected_pullback = jax.vjp(plain, *operands)
-        return (y, *pullback(jnp.cos(y))), (expected, *expected_pullback(jnp.cos(expected)))
-
-    for got, wanted in zip(*both(*draw(n, queries, keys, heads, d)), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-12)
+    assert_as_defined(attention, draw(n, queries, keys, heads, d), atol=1e-12)
 
 
 @given(n=FEW, queries=st.integers(1, 7), keys=st.integers(1, 7), heads=FEW, d=st.integers(1, 5))
@@ -83,12 +90,7 @@ def test_bfloat16_stays_bfloat16():
 @settings(max_examples=8)
 def test_lengths_are_padded_to_even_ones_and_nothing_sees_it(n, queries, keys, heads):
     """As for cuDNN's kernel, with XLA's own in its place: that runs anywhere. Its softmax is float32."""
-    operands = draw(n, queries, keys, heads, 8)
-    y, pullback = jax.vjp(lambda *operands: _flash(*operands, implementation="xla"), *operands)
-    expected, expected_pullback = jax.vjp(plain, *operands)
-    np.testing.assert_allclose(y, expected, atol=1e-5)
-    for got, wanted in zip(pullback(jnp.cos(y)), expected_pullback(jnp.cos(y)), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert_as_defined(partial(_flash, implementation="xla"), draw(n, queries, keys, heads, 8), atol=1e-5)
 
 
 @pytest.mark.gpu

@@ -349,7 +349,8 @@ def section(subject, results):
         for result, colour in zip(results, COLOURS * 2, strict=False):
             label = f"{hxw(result.crop)}, {result.weights}"
             _, norms = result.noise[0]
-            axes[0, 0].plot([one.effective for one in norms], ".", color=colour, markersize=3, label=label)
+            effective = [np.nan if _is_fixed(one) else one.effective for one in norms]
+            axes[0, 0].plot(effective, ".", color=colour, markersize=3, label=label)
             for scale in sorted({one.scale for one in result.pooled}):
                 of_scale = [one for one in result.pooled if one.scale == scale]
                 axes[0, 1].plot([one.values for one in of_scale], [one.jump for one in of_scale], "o-", color=colour,
@@ -360,7 +361,7 @@ def section(subject, results):
         for ax in axes[0]:
             ax.legend()
 
-    caption = "Independent samples that a batch of 2 is worth, norm by norm"
+    caption = "Independent samples that a batch of 2 is worth, norm by norm, without those that another norm has fixed"
     caption += "; the jump of pooled norms at test, for scales and batches." if pooled else "."
     return Section(
         "Normalisation",

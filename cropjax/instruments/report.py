@@ -85,10 +85,14 @@ def as_markdown(title, facts, sections):
         lines += [f"## {section.title}", "", section.words, ""]
         for table in section.tables:
             lines += [f"`csv/{table.name}.csv`", ""]
-            lines += ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
-            lines += ["| " + " | ".join(shown(cell).replace("|", "\\|") for cell in row) + " |" for row in table.rows]
+            lines += [_row(table.columns), "|---" * len(table.columns) + "|", *map(_row, table.rows)]
             lines.append("")
     return "\n".join(lines)
+
+
+def _row(cells):
+    """A line of a Markdown table."""
+    return "| " + " | ".join(shown(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def as_html(title, facts, sections):

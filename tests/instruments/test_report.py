@@ -47,7 +47,7 @@ def picture(axes):
 
 def sections():
     rows = (("a<b>", 1, 0.123456789, None), ("c|d", 2_000_000, float("nan"), True))
-    table = Table("first", ("name", "count", "share & more", "left"), rows)
+    table = Table("first", ("name", "count", "|share| & more", "left"), rows)
     many = Table("many", ("i",), tuple((i,) for i in range(100)))
     return [
         Section(
@@ -99,6 +99,7 @@ def test_csv_is_in_full_precision(tmp_path):
 
 def test_markdown_has_every_row():
     text = as_markdown("T", {"config": "x"}, sections())
+    assert "| name | count | \\|share\\| & more | left |" in text
     assert "| c\\|d | 2000000 | - | True |" in text
     assert text.count("\n| ") == 1 + 2 + 1 + 100
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cropjax.instruments import claims
-from cropjax.instruments.claims import CLAIMS, HOLDS, UNDECIDED, Finding, Networks, compared, is_so, order, page
+from cropjax.instruments.claims.claim import HOLDS, UNDECIDED, Finding, compared, is_so
+from cropjax.instruments.claims.network import TEST_SIZE, Networks
+from cropjax.instruments.claims.page import CLAIMS, page
+from cropjax.instruments.claims.training import order
 from cropjax.instruments.gradient_noise import NoiseScale
 
 PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
@@ -189,4 +191,4 @@ def test_the_page_says_what_is_computed(networks):
 
 def test_what_is_measured_says_so():
     assert {claim.section for claim in CLAIMS if any(word in claim.how for word in MEASURED)} >= {"1.2", "7.2", "7.3"}
-    assert claims.TEST_SIZE == (1024, 2048)
+    assert TEST_SIZE == (1024, 2048)

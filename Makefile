@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/python -m cropjax.main --config configs/demo.py
 
 test: install lint
-	$(PYTEST) -m "not slow and not gpu and not torch and not data" -n 2
+	$(PYTEST) -m "not slow and not gpu and not torch and not data" -n 2 --dist worksteal
 
 test-configs: install
 	$(PYTEST) tests/test_configs.py

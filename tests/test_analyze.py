@@ -1,10 +1,9 @@
 """The command on tiny runs: the report it leaves, going on after an interruption, and a user's mistakes."""
 
 import csv
-import subprocess
-import sys
 
 import pytest
+from command import command
 from test_commandline import DEMO
 
 TINY = [
@@ -18,9 +17,7 @@ CHEAP = "receptive_field,valid_taps,gridding,pooling,consistency,advice"
 
 
 def analyze(tmp_path, *args, config=DEMO, out="report"):
-    command = [sys.executable, "-m", "cropjax.analyze", "--config", config, "--out", str(tmp_path / out)]
-    command += ["--test_size=64x128", *TINY, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return command("cropjax.analyze", "--config", config, "--out", tmp_path / out, "--test_size=64x128", *TINY, *args)
 
 
 def mistake(tmp_path, *args, **kwargs):
@@ -87,12 +84,10 @@ def test_all_instruments_on_a_trained_run_of_each_network(tmp_path):
         config, workdir = f"{DEMO}:{network}", str(tmp_path / network)
         tiny = [*TINY[2:], "--config.data.streets.size=(64,128)", "--config.data.crop_size=(64,64)"]
         tiny += ["--config.train.steps=2", "--config.train.batch_size=2", "--config.eval.location_prior=0"]
-        train = [sys.executable, "-m", "cropjax.main", "--config", config, "--workdir", workdir, *tiny]
-        subprocess.run(train, capture_output=True, check=True)
-        command = [sys.executable, "-m", "cropjax.analyze", "--config", config, "--workdir", workdir, *tiny]
-        command += ["--crops=48,64", "--test_size=96x192", "--out", str(tmp_path / f"report_{network}")]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
+        run = ["--config", config, "--workdir", workdir, *tiny]
+        report = ["--crops=48,64", "--test_size=96x192", "--out", tmp_path / f"report_{network}"]
+        for result in (command("cropjax.main", *run), command("cropjax.analyze", *run, *report)):
+            assert result.returncode == 0, result.stderr
         page = (tmp_path / f"report_{network}" / "report.html").read_text()
         assert f"{workdir}, step 2" in page
         assert "trained weights" in page

@@ -1,20 +1,17 @@
 """A user's mistakes end in one line that names the file or the field and the mend, and leave nothing behind."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from command import command
 
 DEMO = "configs/demo.py"
 
 
 def run(tmp_path, *args, config=DEMO, module="cropjax.main"):
-    command = [sys.executable, "-m", module, "--workdir", str(tmp_path / "run")]
-    command += ["--config", str(config)] if config else []
-    return subprocess.run([*command, *args], capture_output=True, text=True, check=False)
+    return command(module, "--workdir", tmp_path / "run", *(["--config", config] if config else []), *args)
 
 
 def mistake(tmp_path, *args, **kwargs):

@@ -4,13 +4,13 @@ import functools
 import json
 import re
 import runpy
-import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
 import safetensors
+from command import command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -419,13 +419,9 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def command(*args):
-    command = [sys.executable, "-m", "cropjax.convert", "--config", "configs/demo.py", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_command(tmp_path):
     """A line and exit status 2 for a mistake, with nothing written; a line for a success."""
+    convert = "cropjax.convert", "--config", "configs/demo.py"
     out, broken = tmp_path / "net.safetensors", tmp_path / "net.pth"
     broken.write_bytes(b"PK\x03\x04 cut short")
     for args, wanted in (
@@ -434,13 +430,13 @@ def test_the_command(tmp_path):
         (["--out", out, "--weights", broken], f"{broken}: broken or cut short"),
         (["--out", out, "--weights", broken, "--checkpoint=best"], "leave out --workdir and --checkpoint"),
     ):
-        result = command(*args, *([] if "--weights" in args else ["--workdir", tmp_path / "run"]))
+        result = command(*convert, *args, *([] if "--weights" in args else ["--workdir", tmp_path / "run"]))
         assert (result.returncode, result.stdout) == (2, "")
         (line,) = result.stderr.splitlines()
         assert line.startswith("cropjax: ")
         assert wanted in line
     assert list(tmp_path.iterdir()) == [broken]
     state_dict = torch_state(split_model(build_model(runpy.run_path("configs/demo.py")["get_config"]()))[1])
-    result = command("--out", out, "--weights", save(tmp_path / "in.npz", state_dict))
+    result = command(*convert, "--out", out, "--weights", save(tmp_path / "in.npz", state_dict))
     assert result.stdout == f"{out}: {len(state_dict)} tensors of backbone, head, auxiliary\n", result.stderr
     assert_equal(read_weights(out), state_dict)

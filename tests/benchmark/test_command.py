@@ -1,11 +1,10 @@
 """`python -m cropjax.benchmark`, from its flags to its files."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import command
 
 from cropjax.benchmark.__main__ import _chosen, _json_path, _numbers
 from cropjax.benchmark.suites import SUITES
@@ -24,8 +23,7 @@ def get_config():
 
 
 def run(*args):
-    command = [sys.executable, "-m", "cropjax.benchmark", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return command("cropjax.benchmark", *args)
 
 
 @pytest.fixture

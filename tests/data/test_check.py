@@ -2,11 +2,10 @@
 
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import command
 from PIL import Image
 from trees import comma10k_tree
 
@@ -35,9 +34,8 @@ def comma10k(tmp_path):
 
 
 def run(module, root, *options):
-    command = [sys.executable, "-m", f"cropjax.data.{module}", "--config", str(root.parent / "config.py")]
-    command += [f"--config.data.root={root}", f"--workdir={root.parent / 'run'}", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    own = f"--config.data.root={root}", f"--workdir={root.parent / 'run'}"
+    return command(f"cropjax.data.{module}", "--config", root.parent / "config.py", *own, *options)
 
 
 def test_a_sound_data_set(comma10k):

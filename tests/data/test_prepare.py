@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
+from command import command
 from trees import cityscapes_tree
 
 from cropjax.data import prepare as module
@@ -175,10 +177,7 @@ def test_an_existing_folder_is_left_alone(tree, tmp_path):
 
 
 def test_the_command(tree, tmp_path):
-    def run(*options):
-        command = [sys.executable, "-m", "cropjax.data.prepare", *options]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
+    run = partial(command, "cropjax.data.prepare")
     done = run("--source=cityscapes", f"--root={tree}", f"--out={tmp_path / 'out'}", "--splits=val")
     assert done.returncode == 0, done.stderr
     assert "--config.data.root=" in done.stdout

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, max_pool, windowed_average_pools
-from cropjax.ops.resize import resize_bilinear
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
@@ -74,18 +73,41 @@ def test_max_pool_never_takes_the_padding(h, w, dtype):
     np.testing.assert_array_equal(y, np.moveaxis(np.asarray(expected), 2, 0))
 
 
+def between(bins, size, align_corners):
+    """How much each position of a side of `size` takes of each bin, [size,bins]: linear between the bins' centres."""
+    places = (
+        np.arange(size) * ((bins - 1) / max(size - 1, 1))
+        if align_corners
+        else (np.arange(size) + 0.5) * bins / size - 0.5
+    )
+    return np.stack([np.interp(places, np.arange(bins), one) for one in np.eye(bins)], 1)
+
+
 @given(st.integers(3, 9), st.integers(3, 9), st.integers(2, 9), st.integers(2, 9), st.sampled_from([1, 2, 3, 6]))
 @settings(max_examples=12)
 def test_windows_read_what_a_cut_out_window_would_give(h, w, rows, columns, bins):
     """Position by position: cut, pool, resize, read at the position; the network's layer in between is a ReLU."""
-    x = jnp.asarray(np.random.default_rng([h, w, bins]).normal(size=(1, h, w, 2)))
-    for align_corners in (False, True):
-        pools = windowed_average_pools(x, bins, (rows, columns), align_corners=align_corners)
-        found = sum(weights * jax.nn.relu(pooled) for pooled, weights in pools)
+    x = np.random.default_rng([h, w, bins]).normal(size=(1, h, w, 2))
+    shape = min(rows, h), min(columns, w)
+
+    @jax.jit
+    def windowed(x):
+        return [
+            sum(
+                weights * jax.nn.relu(pooled)
+                for pooled, weights in windowed_average_pools(x, bins, (rows, columns), align_corners=align_corners)
+            )
+            for align_corners in (False, True)
+        ]
+
+    for align_corners, found in zip((False, True), windowed(x), strict=True):
+        down, across = (between(bins, side, align_corners) for side in shape)
         for y, z in np.ndindex(h, w):
             top = min(max(y - rows // 2, 0), max(h - rows, 0))
             left = min(max(z - columns // 2, 0), max(w - columns, 0))
-            window = x[:, top : top + rows, left : left + columns]
-            pooled = jax.nn.relu(adaptive_average_pool(window, bins))
-            expected = resize_bilinear(pooled, window.shape[1:3], align_corners=align_corners)[:, y - top, z - left]
-            np.testing.assert_allclose(found[:, y, z], expected, atol=1e-12)
+            window = x[0, top : top + rows, left : left + columns]
+            pooled = [
+                [window[a:b, c:d].mean((0, 1)) for c, d in cells(shape[1], bins)] for a, b in cells(shape[0], bins)
+            ]
+            expected = np.einsum("i,j,ijc->c", down[y - top], across[z - left], np.maximum(pooled, 0))
+            np.testing.assert_allclose(found[0, y, z], expected, atol=1e-12)

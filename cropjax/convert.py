@@ -255,6 +255,8 @@ def trained(config, workdir, which):
 
 def _command(config, workdir):
     given = flags.FLAGS
+    if given.out is None:
+        raise UserError("--out is missing: name the .safetensors file to write")
     if given.weights and (commandline.WORKDIR.value or given["checkpoint"].present):
         raise UserError("--weights reads a file: leave out --workdir and --checkpoint, which name a run")
     convert(config, workdir, out=given.out, weights=given.weights, checkpoint=given.checkpoint)
@@ -263,5 +265,5 @@ def _command(config, workdir):
 if __name__ == "__main__":
     flags.DEFINE_string("weights", None, "The weight file to convert; without it, a checkpoint of the run.")
     flags.DEFINE_string("checkpoint", "best", "Which one of the run: best, latest, or a step.")
-    flags.DEFINE_string("out", None, "The .safetensors file to write.", required=True)
+    flags.DEFINE_string("out", None, "The .safetensors file to write.")
     commandline.run(_command)

@@ -425,7 +425,7 @@ def test_the_command(tmp_path):
     out, broken = tmp_path / "net.safetensors", tmp_path / "net.pth"
     broken.write_bytes(b"PK\x03\x04 cut short")
     for args, wanted in (
-        ([], "--out"),
+        ([], "--out is missing: name the .safetensors file"),
         (["--out", out], "has no checkpoint"),
         (["--out", out, "--weights", broken], f"{broken}: broken or cut short"),
         (["--out", out, "--weights", broken, "--checkpoint=best"], "leave out --workdir and --checkpoint"),

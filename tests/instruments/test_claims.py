@@ -12,7 +12,7 @@ import pytest
 from cropjax.instruments.claims.claim import HOLDS, UNDECIDED, Finding, compared, is_so
 from cropjax.instruments.claims.network import TEST_SIZE, Networks
 from cropjax.instruments.claims.page import CLAIMS, page
-from cropjax.instruments.claims.training import order
+from cropjax.instruments.claims.training import in_images, order
 from cropjax.instruments.gradient_noise import NoiseScale
 
 PAGE = Path(__file__).parents[2] / "docs" / "claims.md"
@@ -162,6 +162,7 @@ def test_noise_scales_are_ordered_where_they_are_apart():
     large, small, none = (
         NoiseScale("all", scale, error, 1, scale) for scale, error in ((60, 20), (8, 1), (np.inf, np.inf))
     )
+    assert [in_images(one) for one in (large, none)] == ["60.0 ± 20.0 images", "no signal above the noise"]
     assert order(large, small) == HOLDS
     assert order(small, large).startswith("does not hold")
     for pair in ((large, none), (none, small), (large, dataclasses.replace(large, scale=30))):

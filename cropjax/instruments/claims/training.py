@@ -74,17 +74,6 @@ def norm_positions(networks):
     )
 
 
-@CLAIMS.states(
-    "7.2", "LayerNorm depends neither on the batch nor on the crop.", "LayerNorm of a map, of its positions alone"
-)
-def layer_norm_alone(networks):
-    norm = LayerNorm(8, eps=1e-6)
-    x = np.random.default_rng(0).standard_normal((2, 4, 5, 8)).astype(np.float32)
-    together, alone = norm(x), np.stack([norm(one[None])[0] for one in x.reshape(-1, 8)])
-    differ = float(np.abs(np.reshape(together, alone.shape) - alone).max())
-    return is_so(differ < 1e-6, f"outputs differ by {differ:.0g}", "they do")
-
-
 @CLAIMS.states("7.2", "That is 2.25 times as many.", "arithmetic")
 def pixel_ratio(networks):
     return compared(2.25, (769 / 512) ** 2, "times")
@@ -125,6 +114,17 @@ def transformers_norms(networks):
     )
 
 
+@CLAIMS.states(
+    "7.2", "LayerNorm depends neither on the batch nor on the crop.", "LayerNorm of a map, of its positions alone"
+)
+def layer_norm_alone(networks):
+    norm = LayerNorm(8, eps=1e-6)
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 8)).astype(np.float32)
+    together, alone = norm(x), np.stack([norm(one[None])[0] for one in x.reshape(-1, 8)])
+    differ = float(np.abs(np.reshape(together, alone.shape) - alone).max())
+    return is_so(differ < 1e-6, f"outputs differ by {differ:.0g}", "they do")
+
+
 @CLAIMS.states("7.3", "The learning rates are 0.01 and 0.00006, a ratio of 167.", "configuration")
 def learning_rates(networks):
     found = [networks[name].config.optim.lr for name in ("pspnet", "segformer")]
@@ -151,8 +151,7 @@ def gradients(networks, *, of):
     names = ("pspnet", "segformer") if of == "network" else ("pspnet",)
     found = [networks[name].noise_scales for name in names]
     value = "; ".join(
-        f"{name}: "
-        + ", ".join(f"{x.scale:.1f} ± {x.error:.1f} images at {crop}" for x, crop in zip(one, CROPS, strict=True))
+        f"{name}: " + ", ".join(f"{in_images(x)} at {crop}" for x, crop in zip(one, CROPS, strict=True))
         for name, one in zip(names, found, strict=True)
     )
     if of == "crop":
@@ -161,6 +160,13 @@ def gradients(networks, *, of):
     if len(set(verdicts)) == 1:
         return Finding(value, verdicts[0])
     return Finding(value, "; ".join(f"{one}, at {crop}" for crop, one in zip(CROPS, verdicts, strict=True)))
+
+
+def in_images(noise):
+    """A noise scale and its error as text."""
+    if not np.isfinite(noise.scale + noise.error):
+        return "no signal above the noise"
+    return f"{noise.scale:.1f} ± {noise.error:.1f} images"
 
 
 def order(larger, smaller):

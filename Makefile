@@ -83,7 +83,7 @@ show: install
 		--config configs/camvid_$$network.py --config.data.root=$(CAMVID); done, \
 		@echo "CAMVID is not set: the runs on it were not made")
 
-# What the study states beside what the instruments find; ten minutes.
+# What the study states beside what the instruments find; takes 30 to 45 minutes.
 claims: install
 	$(BIN)/python -m cropjax.instruments.claims docs/claims.md
 

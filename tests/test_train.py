@@ -184,7 +184,7 @@ def test_run_without_a_checkpoint_may_take_another_config(tmp_path):
     config = tiny_config()
     run_folder.prepare(tmp_path, config)
     config.optim.lr = 0.02
-    config.train.steps = 2
+    config.train.steps, config.eval.modes = 2, ("whole",)
     train(config, tmp_path)
     assert run_folder.load_config(tmp_path).optim.lr == 0.02
 
@@ -194,6 +194,7 @@ def test_run_says_what_it_took_from_a_weight_file(tmp_path, capsys):
     graph, weights = split_model(build_model(config))
     np.savez(tmp_path / "whole.npz", **torch_state(weights))
     config.init_from, config.train.steps, config.eval.every = str(tmp_path / "whole.npz"), 1, 1
+    config.eval.modes = ("whole",)
     train(config, tmp_path / "run")
     wanted = "whole.npz gives backbone; init_parts leaves out what else is there: head, auxiliary"
     assert wanted in capsys.readouterr().out

@@ -27,7 +27,7 @@ def support(function, weights, size, channels=1):
         with plain():
             return function(weights, image)[0].sum(-1)
 
-    return np.asarray(jax.jacrev(summed)(image)[:, :, 0].any(-1))
+    return np.asarray(jax.jit(jax.jacrev(summed))(image)[:, :, 0].any(-1))
 
 
 def boxes(sets):

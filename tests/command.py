@@ -25,7 +25,8 @@ def command(module, *args):
 
 
 def _run(module, args, streams, environment):
-    os.environ.update(environment)  # a test may have changed it since
+    os.environ.clear()
+    os.environ.update(environment)  # as the test has it, which may not be as the server got it
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     sys.argv = [module, *args]

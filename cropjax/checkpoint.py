@@ -9,6 +9,9 @@ A checkpoint is one folder `<folder>/<step>` with two Orbax items, committed tog
 The seal is there because Orbax restores a flipped bit as a wrong value without a word. It is computed before `save`
 returns, so the caller may donate the state to the next step at once.
 
+In a run of several processes the first one writes, the whole state; all read, and all hear of each other's errors. The
+folder must be on a disk that they share.
+
 Reading never changes the folder: `evaluate` may look at a run that is being trained. Leftovers of a killed save are
 removed, and damaged checkpoints set aside as `<step>.corrupt`, by the first save after them.
 """
@@ -34,6 +37,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
+from cropjax.distributed import agree, somewhere
 from cropjax.errors import UserError
 
 # Orbax logs every phase of a save, and tracebacks of what it raises anyway, through the logger that is also ours.
@@ -71,12 +75,17 @@ class Checkpoints:
         self._ready_to_save = False
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away or choose another --workdir")
+        here = jax.process_index()
         self._manager = ocp.CheckpointManager(
             self.folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 create=False,
                 save_root_metadata=False,
                 preservation_policy=_LatestTwoAndBest(best=self._best_of),
+                # Each process for itself: Orbax's processes would wait, ten minutes long, for one that has failed.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+                ),
             ),
         )
 
@@ -86,21 +95,28 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
-    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
-        """Starts to write `state`; what of it is needed is copied to the host before this returns.
+    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None, *, replace: bool = False) -> None:
+        """Starts to write `state`, which is copied to the host before this returns.
 
         `metrics` is None for a save without an evaluation. Waits for the save before this one; UserError if that one
-        or this one cannot be written, or if `step` is there already.
+        or this one cannot be written, or if `step` is there already and is not to be replaced.
         """
-        seal = _seal(state, metrics)
+        state = _on_host(state)
         with self._saving():
-            self._prepare_to_save()
-            if step in self._manager.all_steps():
+            if jax.process_index() == 0:
+                self._save(step, state, metrics, replace)
+
+    def _save(self, step, state, metrics, replace):
+        self._prepare_to_save()
+        if step in self._manager.all_steps():
+            if not replace:
                 raise UserError(f"{self.folder / str(step)} exists already: delete it or choose another --workdir")
-            self._scores.pop(step, None)  # of a save of this step that failed or was set aside
-            self._scores |= _score(step, seal, self._best)
-            items = ocp.args.Composite(state=ocp.args.StandardSave(state), seal=ocp.args.JsonSave(seal))
-            self._manager.save(step, args=items, force=True)
+            self._manager.delete(step)
+        seal = _seal(state, metrics)
+        self._scores.pop(step, None)  # of a save of this step that failed or was set aside
+        self._scores |= _score(step, seal, self._best)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), seal=ocp.args.JsonSave(seal))
+        self._manager.save(step, args=items, force=True)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; UserError if it is not."""
@@ -108,11 +124,16 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and releases Orbax's threads; UserError as in `wait`."""
+        """Waits for what this process writes and releases Orbax's threads; UserError as in `wait`, but in it alone."""
         try:
-            self.wait()
+            with self._naming_what_failed():
+                self._manager.wait_until_finished()
         finally:
             self._manager.close()
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the checkpoint of `step` carries metrics."""
+        return bool(self._read_seal(step)["metrics"])
 
     def restore(self, template: Any, step: int | Literal["latest", "best"] = "latest") -> tuple[int, Any] | None:
         """The step and its state, or None if there is no checkpoint.
@@ -159,12 +180,13 @@ class Checkpoints:
 
     def _read(self, step, template):
         """The verified state of `step`; _Damaged on every process if it is on one."""
-        damage = state = None
+        damage = mistake = state = None
         try:
             leaves = self._read_seal(step)["leaves"]
             _same_network(self.folder / str(step), leaves, template)
             with _damage("its arrays cannot be read"), _drained_event_loops():
-                state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))[
+                empty = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), template)
+                state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(empty)))[
                     "state"
                 ]
             wrong = [name for name, leaf in _leaves(state).items() if leaf != leaves[name]]
@@ -172,9 +194,14 @@ class Checkpoints:
                 raise _Damaged(f"the values of {_few(wrong)} are not those that were saved")
         except _Damaged as error:
             damage = error
-        if np.any(multihost_utils.process_allgather(np.array(damage is not None))):
+        except UserError as error:
+            mistake = error
+        agree(mistake)
+        if somewhere(damage is not None):
             raise damage or _Damaged("another process cannot read it")
-        return state
+        return jax.tree.map(
+            lambda x, form: jax.make_array_from_callback(x.shape, form.sharding, lambda i: x[i]), state, template
+        )
 
     def _read_seal(self, step):
         with _damage("its seal cannot be read"):
@@ -200,15 +227,13 @@ class Checkpoints:
         """Before the first save after opening or after a fall back: a clean folder, and every step's score."""
         if self._ready_to_save:
             return
-        if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover)
-            for step in self._damaged:
-                aside = self.folder / f"{step}.corrupt"
-                shutil.rmtree(aside, ignore_errors=True)
-                (self.folder / str(step)).rename(aside)
-        multihost_utils.sync_global_devices("cropjax.checkpoint.prepare_to_save")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover)
+        for step in self._damaged:
+            aside = self.folder / f"{step}.corrupt"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
         self._damaged.clear()
         self._manager.reload()
         self._read_scores(self.steps())
@@ -216,6 +241,17 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
+        """Raises in every process what the body raises in one."""
+        failure = None
+        try:
+            with self._naming_what_failed():
+                yield
+        except UserError as error:
+            failure = error
+        agree(failure)
+
+    @contextlib.contextmanager
+    def _naming_what_failed(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises a full disk as a ValueError
@@ -224,6 +260,17 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint cannot be saved ({_reason(error)}): "
                 f"make room there or choose another --workdir"
             ) from error
+
+
+def _on_host(state):
+    """Copies of a state's arrays in NumPy, whole, however they are placed."""
+
+    def whole(x):
+        if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.array(x)
+
+    return jax.tree.map(whole, state)
 
 
 def _seal(state, metrics):
@@ -235,10 +282,10 @@ def _seal(state, metrics):
 
 
 def _leaves(state) -> dict[str, list]:
-    """path -> [shape, dtype, CRC-32 of the bytes]. Leaves are replicated over processes, so each sees them whole."""
+    """path -> [shape, dtype, CRC-32 of the bytes] of arrays on the host."""
     return {
         name: [*_form(leaf), zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))]
-        for name, leaf in _by_name(jax.device_get(state))
+        for name, leaf in _by_name(state)
     }
 
 

@@ -5,7 +5,9 @@ A user's mistake ends in one line and exit status 2, never in a traceback.
 
 import contextlib
 import errno
+import os
 import re
+import stat
 import sys
 import traceback
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from cropjax import distributed
 from cropjax.errors import UserError
 
 OF_THE_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
@@ -20,10 +23,13 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: runs/<name of the config file>.")
 
 
-def run(command):
-    """Parses the flags and calls `command(config, workdir)` with a validated config and the run folder's path."""
+def run(command, *, joins=False):
+    """Parses the flags and calls `command(config, workdir)` with a validated config and the run folder's path.
+
+    One that `joins` does its work together with the other processes of a run, see `distributed`.
+    """
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda _: _guarded(_start, command), flags_parser=lambda argv: _guarded(_parse, argv))
+    app.run(lambda _: _guarded(_start, command, joins), flags_parser=lambda argv: _guarded(_parse, argv))
 
 
 def run_without_config(command):
@@ -36,16 +42,18 @@ def _guarded(function, *args):
     try:
         return function(*args)
     except UserError as error:
-        print(f"cropjax: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in OF_THE_FOLDER:
-            raise
-        print(f"cropjax: {error.filename}: {error.strerror}; mend that, or name another folder", file=sys.stderr)
-        sys.exit(2)
+        print(f"cropjax: {_printable(str(error))}", file=sys.stderr)
+        distributed.leave(2)
     except KeyboardInterrupt:
         print("cropjax: interrupted", file=sys.stderr)
-        sys.exit(130)
+        distributed.leave(130)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_FOLDER:
+            print(f"cropjax: {error.filename}: {error.strerror}; mend that, or name another folder", file=sys.stderr)
+            distributed.leave(2)
+        if not distributed.several():
+            raise
+        distributed.leave_after(error)
 
 
 def _parse_flags(argv):
@@ -91,16 +99,39 @@ def _what_is_wrong_with(name):
         raise UserError(f"--{name}: {_where(error)}{_one_line(error)}") from error
 
 
-def _start(command):
+def _start(command, joins):
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        # A device that waits for others holds a thread for each exchange that it has begun, and XLA has a thread a
+        # device: one device with two of them leaves none for the last, and all wait for ever.
+        os.environ.setdefault("PJRT_NPROC", "64")
     import jax  # slow: not before the flags are known to be good
 
     from cropjax.validation import validate
 
+    if joins:
+        distributed.join()
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
     workdir = Path(WORKDIR.value or Path("runs", config_name(config_flags.get_config_filename(flags.FLAGS["config"]))))
     if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
-        jax.config.update("jax_compilation_cache_dir", str(workdir.absolute().parent / ".xla-cache"))
+        _cache_programs(workdir.absolute().parent / ".xla-cache")
     command(validate(CONFIG.value), workdir)
+
+
+def _cache_programs(folder):
+    """Keeps compiled programs in `folder`, unless others may write there: what lies in it is run."""
+    import jax
+
+    if folder.exists():
+        about = folder.stat()
+        if about.st_uid != os.getuid() or about.st_mode & stat.S_IWOTH:
+            logging.warning("%s is not used: others can write there; JAX_COMPILATION_CACHE_DIR names another", folder)
+            return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _printable(text):
+    """A name out of a file may hold what a terminal obeys."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def config_name(path):

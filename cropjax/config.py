@@ -100,7 +100,7 @@ def defaults(network):
     data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each, at most one a core
     data.on_error = "stop"  # at a training file that cannot be read; or "skip" it, count it and say so
-    data.patience = 60.0  # seconds without a batch that are an error
+    data.patience = 30.0  # seconds without a batch that are an error
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
     # rules: (text in upstream's name, factor of the learning rate, factor of the weight decay); optim.py says how.
@@ -110,15 +110,19 @@ def defaults(network):
         config.optim = dict(name="adamw", lr=6e-5, min_lr=0.0, power=1.0, warmup_steps=1500, weight_decay=0.01)
         config.optim.rules = (("pos_block", 1.0, 0.0), ("norm", 1.0, 0.0), ("head", 10.0, 1.0))
     config.optim.update(OPTIMIZERS[config.optim.name])
+    config.optim.shard_state = False  # split the optimiser's arrays over the devices of mesh.data
 
     config.train = train = ConfigDict()
     train.steps = 80_000 if cnn else 160_000
-    train.batch_size = 8  # global
+    train.batch_size = 8  # global, whatever the number of devices
+    train.accumulate = 1  # parts that a batch goes through the network in; the result depends on norm.groups, not on it
     train.dtype = "float32"  # of the computation; parameters are float32
     # What the blocks of the backbone's four stages keep for the backward pass: "everything", "convolutions" or
     # "inputs". Less is less memory and a slower step, nothing else.
     train.keep = (EVERYTHING,) * 4
     train.log_every, train.checkpoint_every = 50, 1000
+    train.on_nan = "stop"  # or "rollback": go on from the last checkpoint, past the images of the steps since
+    train.patience = 45.0  # seconds: a step that takes longer, and ten times as long as any before it, hangs
 
     config.eval = ev = ConfigDict()
     ev.every = 8000 if cnn else 16_000
@@ -133,7 +137,9 @@ def defaults(network):
     ev.panels = 4
     ev.location_prior = 0  # also score each position's commonest class, counted in so many training images
 
-    config.mesh = dict(data=-1, space=1)
+    # Devices that split the batch, and devices that split the rows of every crop; -1, -1: as many of the first as
+    # divide train.batch_size, the rest of the second.
+    config.mesh = dict(data=-1, space=-1)
     return config.lock()  # an unknown field is an error
 
 
@@ -146,7 +152,8 @@ def build_model(config):
     """The network, with freshly drawn weights."""
     c = config.model
     rng = np.random.default_rng(config.seed)
-    norm = partial(BatchNorm, **c.norm)
+    # A group never spans two parts of an accumulated batch; a network sees one part.
+    norm = partial(BatchNorm, **{**c.norm, "groups": c.norm.groups // config.train.accumulate})
     check_keep(config.train.keep)
     keep = tuple(config.train.keep)
     match c.name:

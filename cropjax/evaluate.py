@@ -10,6 +10,7 @@ import cv2
 import jax
 import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 
 from cropjax import commandline
 from cropjax.config import build_source, label_set
@@ -20,18 +21,22 @@ from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
 from cropjax.progress import Progress
 from cropjax.restore import restore_run
-from cropjax.sharding import batch_form, make_mesh, place_batch, replicated, split_batch
+from cropjax.sharding import batch_form, local_mesh, local_view, make_mesh, place_batch, replicated, split_batch
 from cropjax.workdir import write_text
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
 
 
 def make_score(graph, config, mesh):
-    """The jitted `(weights, batch, mode) -> (confusion int32 [k,k], class ids uint8 [n,h,w])`."""
-    predict = make_predict(graph, config, mesh)
+    """The jitted `(weights, batch, mode) -> (confusion int32 [k,k], class ids uint8 [n,h,w])`, on our own devices.
+
+    No process waits for another while it evaluates: their images may be of other sizes, and take other times.
+    """
+    here = local_mesh(mesh)
+    predict = make_predict(graph, config, here)
     classes = label_set(config).num_classes
 
-    @partial(jax.jit, static_argnames="mode", out_shardings=(replicated(mesh), split_batch(mesh)))
+    @partial(jax.jit, static_argnames="mode", out_shardings=(replicated(here), split_batch(here)))
     def score(weights, batch, mode):
         ids = predict(weights, batch["image"], batch["label"].shape[1:], mode)
         return confusion_matrix(ids, batch["label"], classes), ids
@@ -40,37 +45,48 @@ def make_score(graph, config, mesh):
 
 
 def images_a_batch(config, mesh):
-    """`eval.batch_size`, over all processes, filled up to a multiple of the devices: filling changes no metric."""
-    devices = mesh.shape["data"]
-    return -(-config.eval.batch_size // devices) * devices
+    """This process's part of `eval.batch_size`, filled up to a multiple of its devices: filling changes no metric."""
+    devices = local_mesh(mesh).shape["data"]
+    return -(-config.eval.batch_size // (devices * jax.process_count())) * devices
 
 
-def check_evaluation(score, weights, source, config, mesh):
+def check_evaluation(score, template, source, config, mesh):
     """Traces `score` on the shape of the first record, so that a window that cannot work raises before training."""
     size = source[0]["label"].shape
     image = (*rescaled_size(size, tuple(config.data.scale)), 3)
-    batch = batch_form(images_a_batch(config, mesh), mesh, image=(image, np.uint8), label=(size, np.uint8))
+    n, here = images_a_batch(config, mesh), local_mesh(mesh)
+    batch = batch_form(n, here, image=(image, np.uint8), label=(size, np.uint8))
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _weights(template))
     for mode in config.eval.modes:
         score.eval_shape(weights, batch, mode)
 
 
-def evaluate(score, weights, source, config, mesh, *, panels=0):
-    """Scores `weights` on every record of `source` under every mode of `eval.modes`.
+def _weights(state):
+    return {part: state[part] for part in ("params", "batch_stats")}
+
+
+def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: False):
+    """Scores the weights of `state` on every record of `source` under every mode of `eval.modes`.
+
+    Each process has every so many-th record, and all get the sum. `stops` is asked after every batch; where it says
+    yes in one process, all return None.
 
     Returns:
-        {mode: Scores}, and for the first `panels` records {name: picture} of the first mode, uint8 [h,w',3].
+        {mode: Scores}, and for the first `panels` records of this process {name: picture} of the first mode, uint8
+        [h,w',3].
     """
     labels, modes = label_set(config), config.eval.modes
-    processes = jax.process_count()
+    processes, here = jax.process_count(), local_mesh(mesh)
+    weights = local_view(_weights(state), mesh)
     batches = eval_batches(
         source,
         scale=tuple(config.data.scale),
-        batch_size=images_a_batch(config, mesh) // processes,
+        batch_size=images_a_batch(config, mesh),
         process_index=jax.process_index(),
         process_count=processes,
     )
     confusion = {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes}
-    pictures, done, pending = {}, 0, []
+    pictures, done, pending, stopped = {}, 0, [], False
 
     def collect():
         for mode, matrix in pending:
@@ -79,7 +95,7 @@ def evaluate(score, weights, source, config, mesh, *, panels=0):
 
     with Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress:
         for batch in batches:
-            placed = place_batch({k: batch[k] for k in ("image", "label")}, mesh)
+            placed = place_batch({k: batch[k] for k in ("image", "label")}, here)
             found = {mode: score(weights, placed, mode) for mode in modes}
             collect()  # of the batch before this one: the device has work meanwhile
             pending += [(mode, matrix) for mode, (matrix, _) in found.items()]
@@ -88,8 +104,21 @@ def evaluate(score, weights, source, config, mesh, *, panels=0):
                 pictures[name] = small_panel(batch["image"][i], batch["label"][i], ids, labels)
             done += len(batch["names"]) * processes
             progress.update(min(done, len(source)))
+            if stopped := stops():
+                break
         collect()
-    return {mode: Scores.of(matrix) for mode, matrix in confusion.items()}, pictures
+    total = _sum_over_processes(np.stack([*confusion.values(), np.full_like(confusion[modes[0]], stopped)]))
+    if total[-1].any():
+        return None
+    return {mode: Scores.of(matrix) for mode, matrix in zip(modes, total, strict=False)}, pictures
+
+
+def _sum_over_processes(counts):
+    """Of an int64 array in each process; by halves, for JAX's own integers have 32 bits."""
+    if jax.process_count() == 1:
+        return counts
+    halves = multihost_utils.process_allgather(np.ascontiguousarray(counts).view(np.uint32))
+    return np.ascontiguousarray(halves).view(np.int64).sum(0)
 
 
 def small_panel(image, label, ids, labels, *, width=512):
@@ -110,6 +139,8 @@ def evaluate_run(config, workdir):
     step, graph, state = restore_run(config, workdir, CHECKPOINT.value, mesh)
     source = build_source(config, "eval")
     scores, _ = evaluate(make_score(graph, config, mesh), state, source, config, mesh)
+    if jax.process_index() != 0:
+        return
     names = label_set(config).names
     for mode, s in scores.items():
         print(f"\n{workdir} step {step}, {config.data.eval_split} split, {len(source)} images, {mode}")
@@ -131,4 +162,4 @@ def _number(value):
 
 
 if __name__ == "__main__":
-    commandline.run(evaluate_run)
+    commandline.run(evaluate_run, joins=True)

@@ -43,6 +43,14 @@ def _divisor(labels, average, weights, dtype):
     return jnp.asarray(labels.size if average == "all" else valid.sum(), dtype)
 
 
+def shares(labels, average, weights):
+    """For `labels` [k,n,h,w], k parts of a batch: what part of the batch's loss is each one's, and of its accuracy."""
+    dtype = jnp.promote_types(jnp.result_type(float), jnp.float32)
+    divisors = jax.vmap(lambda part: _divisor(part, average, weights, dtype))(labels) + _EPS
+    valid = (labels != IGNORE).sum((1, 2, 3)) + _EPS
+    return divisors / divisors.sum(), valid / valid.sum()
+
+
 def _pixel_weights(labels, weights, dtype):
     """The weight of each pixel's class; that of an ignored one means nothing."""
     table = np.ones(IGNORE + 1)

@@ -13,4 +13,4 @@ def main(config, workdir):
 
 
 if __name__ == "__main__":
-    commandline.run(main)
+    commandline.run(main, joins=True)

@@ -1,17 +1,28 @@
 """The mesh of devices, and where batches and state live on it."""
 
+import math
+
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cropjax.errors import UserError
 
 
-def make_mesh(*, data, space):
-    """A mesh with the axes `data` (splits the batch) and `space` (splits the rows of every crop).
+def make_mesh(*, data, space, batch_size=None):
+    """A mesh with the axes `data` (splits the batch) and `space` (splits the rows of every crop), over all processes.
 
-    One of the two may be -1: all devices that are left. Raises `UserError` when they do not multiply to the devices.
+    Either may be -1: the devices that are left. Both are: as many on `data` as `batch_size` can use, and the rest,
+    which would have nothing to do, on `space`. Without a `batch_size`, all on `data`. A process has neighbouring
+    devices, and `space`, which exchanges rows within every layer, lies within a process.
+
+    Raises:
+        UserError: the two do not multiply to the devices, a batch does not divide, or `space` would span processes.
     """
-    count = jax.device_count()
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    count, local = len(devices), jax.local_device_count()
+    if data == space == -1:
+        data = count if batch_size is None else math.gcd(batch_size, count)
     if data == -1:
         data = count // max(space, 1)
     elif space == -1:
@@ -21,7 +32,33 @@ def make_mesh(*, data, space):
             f"mesh.data x mesh.space = {data} x {space}, but there are {count} devices: make the product {count}, or "
             "set one of them to -1"
         )
-    return jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto, AxisType.Auto))
+    if local % space:
+        raise UserError(
+            f"mesh.space = {space} would span processes, which have {local} devices each: make mesh.space a divisor of "
+            f"{local}, and train.batch_size a multiple of mesh.data = {count} / mesh.space"
+        )
+    if batch_size is not None and batch_size % data:
+        raise UserError(
+            f"train.batch_size = {batch_size} does not divide among the {data} devices of mesh.data: make it a "
+            f"multiple of {data}, or set mesh.data = mesh.space = -1"
+        )
+    return Mesh(np.reshape(devices, (data, space)), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
+def local_mesh(mesh: Mesh):
+    """This process's part of `mesh`."""
+    ours = [row for row in mesh.devices if row[0].process_index == jax.process_index()]
+    return Mesh(np.stack(ours), mesh.axis_names, axis_types=mesh.axis_types)
+
+
+def local_view(tree, mesh: Mesh):
+    """A tree of replicated arrays, each on this process's devices alone: the same memory, no copy."""
+    here = replicated(local_mesh(mesh))
+
+    def view(x):
+        return jax.make_array_from_single_device_arrays(x.shape, here, [shard.data for shard in x.addressable_shards])
+
+    return jax.tree.map(view, tree)
 
 
 def replicated(mesh: Mesh):
@@ -30,6 +67,16 @@ def replicated(mesh: Mesh):
 
 def split_batch(mesh: Mesh):
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def split_largest(shape, mesh: Mesh):
+    """Splits an array's largest axis that `data` divides over it; replicated where there is none."""
+    parts = mesh.shape["data"]
+    divisible = [axis for axis, side in enumerate(shape) if side % parts == 0]
+    if parts == 1 or not divisible:
+        return replicated(mesh)
+    axis = max(divisible, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
 
 
 def place_batch(batch, mesh):
@@ -48,3 +95,9 @@ def batch_form(n, mesh, **arrays):
 def split_rows(images, mesh):
     """Inside `jit`: splits images [n,h,w,c] over `data` and their rows over `space`, whatever the height."""
     return jax.lax.with_sharding_constraint(images, NamedSharding(mesh, PartitionSpec("data", "space")))
+
+
+def in_parts(batch, parts, mesh):
+    """Inside `jit`: arrays [n,...] as [parts,n/parts,...], contiguous parts of the batch, each split over `data`."""
+    spread = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x.reshape(parts, -1, *x.shape[1:]), spread), batch)

@@ -9,11 +9,12 @@ import numpy as np
 import optax
 from clu import metrics
 from flax import nnx
+from jax import lax
 
-from cropjax.losses import resized_cross_entropy
+from cropjax.losses import resized_cross_entropy, shares
 from cropjax.ops.normalize import normalize
 from cropjax.ops.photometric import distort
-from cropjax.sharding import replicated, split_rows
+from cropjax.sharding import in_parts, replicated, split_largest, split_rows
 
 
 @flax.struct.dataclass
@@ -42,18 +43,32 @@ def merge_model(graph, weights):
     return nnx.merge(graph, weights["params"], weights["batch_stats"], copy=True)
 
 
-def create_state(weights, direction, mesh):
-    """The state at step 0 {"params", "batch_stats", "opt_state", "step"}, on every device of `mesh`."""
+def create_state(weights, direction, mesh, *, shard_optimizer=False):
+    """The state at step 0 {"params", "batch_stats", "opt_state", "step"}, placed as `abstract_state` says."""
+    placement = _placement(abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer))
     state = weights | {"step": np.zeros((), np.int32)}
-    state = jax.device_put(state, replicated(mesh))
-    init = jax.jit(direction.init, out_shardings=replicated(mesh))
+    state = jax.device_put(state, {name: placement[name] for name in state})
+    init = jax.jit(direction.init, out_shardings=placement["opt_state"])
     return state | {"opt_state": init(state["params"])}
 
 
-def abstract_state(weights, direction, mesh):
-    """The form of the state, `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into."""
+def abstract_state(weights, direction, mesh, *, shard_optimizer=False):
+    """The form of the state, `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into.
+
+    Every device of `mesh` has all of it; with `shard_optimizer`, of the optimiser's arrays only its part over `data`.
+    """
     state = weights | {"step": np.zeros((), np.int32), "opt_state": jax.eval_shape(direction.init, weights["params"])}
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
+
+    def form(path, x):
+        split = shard_optimizer and path[0].key == "opt_state"
+        sharding = split_largest(x.shape, mesh) if split else replicated(mesh)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map_with_path(form, state)
+
+
+def _placement(template):
+    return jax.tree.map(lambda x: x.sharding, template)
 
 
 def network_input(batch, dtype):
@@ -89,40 +104,65 @@ def segmentation_loss(
     return decode + auxiliary, {"loss_decode": decode, "loss_auxiliary": auxiliary, "accuracy": accuracy}
 
 
-def make_train_step(graph, direction, schedule, config, mesh, class_weights=()):
+def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), template=None):
     """The jitted `(state, batch) -> (state, TrainMetrics)`; the state is donated.
 
-    `class_weights`, one a class, are those of `config.loss` unless given.
+    `class_weights`, one a class, are those of `config.loss` unless given. The new state is placed as in `template`, of
+    `abstract_state`, or replicated.
+
+    With `train.accumulate` = k the batch goes through the network in k contiguous parts, one after the other. The loss
+    is still summed over the whole batch and divided once, and BatchNorm's statistics, a part's own, move once a step to
+    the mean over all groups: but for what dropout draws, the step is that of k = 1 and the same `model.norm.groups`.
     """
     class_weights = class_weights or tuple(config.loss.class_weights)
     dtype = jnp.dtype(config.train.dtype)
     base_key = jax.random.key(config.seed)
 
-    def step(state, batch):
-        def loss(params):
-            model = merge_model(graph, {"params": params, "batch_stats": state["batch_stats"]})
-            images = split_rows(network_input(batch, dtype), mesh)
-            total, parts = segmentation_loss(
-                model,
-                images,
-                batch["label"],
-                key=jax.random.fold_in(base_key, state["step"]),
-                align_corners=config.model.align_corners,
-                average=config.loss.average,
-                auxiliary_weight=config.loss.auxiliary_weight,
-                weights=class_weights,
-                in_bands=mesh.shape["space"] == 1,
-            )
-            return total, (parts, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+    def loss(params, batch_stats, batch, key, share=1):
+        model = merge_model(graph, {"params": params, "batch_stats": batch_stats})
+        images = split_rows(network_input(batch, dtype), mesh)
+        total, parts = segmentation_loss(
+            model,
+            images,
+            batch["label"],
+            key=key,
+            align_corners=config.model.align_corners,
+            average=config.loss.average,
+            auxiliary_weight=config.loss.auxiliary_weight,
+            weights=class_weights,
+            in_bands=mesh.shape["space"] == 1,
+        )
+        return total * share, (parts | {"loss": total}, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-        (total, (parts, stats)), grads = jax.value_and_grad(loss, has_aux=True)(state["params"])
+    gradient = jax.grad(loss, has_aux=True)
+
+    def in_turn(params, batch_stats, batch, key):
+        """As `gradient`, of one part of the batch after the other."""
+        count = config.train.accumulate
+        parts = in_parts(batch, count, mesh)
+        of_loss, of_accuracy = shares(parts["label"], config.loss.average, class_weights)
+
+        def turn(part):
+            i, batch, of_loss, of_accuracy = part
+            grads, (found, stats) = gradient(params, batch_stats, batch, jax.random.fold_in(key, i), of_loss)
+            found = {name: value * (of_accuracy if name == "accuracy" else of_loss) for name, value in found.items()}
+            return grads, (found, jax.tree.map(lambda x: x / count, stats))
+
+        turns = jnp.arange(count), parts, of_loss, of_accuracy
+        form = jax.eval_shape(turn, jax.tree.map(lambda x: x[0], turns))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
+        return lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, turn(part)), None), zeros, turns)[0]
+
+    def step(state, batch):
+        key = jax.random.fold_in(base_key, state["step"])
+        network = gradient if config.train.accumulate == 1 else in_turn
+        grads, (found, stats) = network(state["params"], state["batch_stats"], batch, key)
         updates, opt_state = direction.update(grads, state["opt_state"], state["params"])
         lr = schedule(state["step"])
         updates = jax.tree.map(lambda u: (-lr * u).astype(u.dtype), updates)
         params = optax.apply_updates(state["params"], updates)
         report = TrainMetrics.single_from_model_output(
-            loss=total,
-            **parts,
+            **found,
             lr=lr,
             gradient_norm=optax.tree.norm(grads),
             parameter_norm=optax.tree.norm(params),
@@ -131,4 +171,5 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=()):
         )
         return {"params": params, "batch_stats": stats, "opt_state": opt_state, "step": state["step"] + 1}, report
 
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
+    placement = replicated(mesh) if template is None else _placement(template)
+    return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))

@@ -1,5 +1,6 @@
 """The training loop, read from top to bottom in the order in which it happens."""
 
+import contextlib
 import time
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,11 @@ from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
 from cropjax.host_memory import StepMemory
 from cropjax.location_prior import location_prior
 from cropjax.panels import contact_sheet
+from cropjax.preemption import Preemption
 from cropjax.progress import Progress
 from cropjax.sharding import batch_form, make_mesh, place_batch
 from cropjax.step import TrainMetrics, abstract_state, create_state, make_train_step, split_model
+from cropjax.watchdog import Watchdog
 from cropjax.weights import read_weights
 from cropjax.writers import create_writer
 
@@ -42,6 +45,9 @@ IMAGENET = {
     "segformer": f"{PRETRAIN}/segformer (mit_b3_20220624-13b1141c.pth and so on)",
     "segnext": f"{PRETRAIN}/segnext (mscan_b_20230227-3ab7d230.pth and so on)",
 }
+
+
+ROLLBACKS = 3  # to one checkpoint, and no more: what fails there again is not the images
 
 
 class NotFiniteError(UserError):
@@ -91,20 +97,15 @@ def place(batch, mesh):
 def train(config, workdir):
     """Trains the configured network in `workdir`, evaluates it, and resumes if the folder has a checkpoint.
 
-    Returns the scores of the last evaluation, {mode: Scores}, or None if the run was finished already. Raises
-    `UserError` for what the user can mend, and `NotFiniteError` with the range of steps in which a loss, a norm or
-    BatchNorm's statistics became nan or infinite.
+    Returns the scores of the last evaluation, {mode: Scores}, or None if the run was finished already or a signal has
+    stopped it. Raises `UserError` for what the user can mend, and `NotFiniteError` with the range of steps in which a
+    loss, a norm or BatchNorm's statistics became nan or infinite.
     """
     total = config.train.steps
     began = time.monotonic()
 
     # --------------------------------------------------------------------------------------------------- devices
-    mesh = make_mesh(**config.mesh)
-    if config.train.batch_size % mesh.shape["data"]:
-        raise UserError(
-            f"train.batch_size = {config.train.batch_size} does not divide among the {mesh.shape['data']} devices of "
-            f"mesh.data: make it a multiple of {mesh.shape['data']}, or set mesh.data"
-        )
+    mesh = make_mesh(**config.mesh, batch_size=config.train.batch_size)
     first_process = jax.process_index() == 0
 
     def say(text):
@@ -125,9 +126,10 @@ def train(config, workdir):
         say(f"class weights: {', '.join(f'{name} {weight:.3f}' for name, weight in shown)}")
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
-    template = abstract_state(weights, direction, mesh)
-    train_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes)
-    check_step(train_step, template, config, mesh)
+    shard_optimizer = config.optim.shard_state
+    template = abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer)
+    jitted_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes, template)
+    check_step(jitted_step, template, config, mesh)
     merge = jax.jit(TrainMetrics.merge)
     score = make_score(graph, config, mesh)
     check_evaluation(score, template, eval_source, config, mesh)
@@ -138,70 +140,107 @@ def train(config, workdir):
     if not started:
         weights = initial_weights(weights, config, say)
     # Up to here nothing was written: a mistake leaves no run folder behind.
-    run_folder.prepare(workdir, config, started=started)
-    start, state = checkpoints.restore(template) or (0, create_state(weights, direction, mesh))
-    if start >= total:
+    lock = run_folder.prepare(workdir, config, started=started)
+    start, state = checkpoints.restore(template) or (
+        0,
+        create_state(weights, direction, mesh, shard_optimizer=shard_optimizer),
+    )
+    if start >= total and checkpoints.evaluated(start):
         checkpoints.close()
+        lock.close()
         say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
         return None
     if start:
         say(f"{workdir}: resuming after step {start}")
     parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
+    shape = f" as data {mesh.shape['data']} x space {mesh.shape['space']}" if mesh.size > 1 else ""
     say(
-        f"{config.model.name}, {parameters / 1e6:.3f} M parameters, devices: {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
+        f"{config.model.name}, {parameters / 1e6:.3f} M parameters, devices: {mesh.size} x "
+        f"{jax.devices()[0].device_kind}{shape}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
     )
-    writer = create_writer(workdir, first_step=start, enabled=first_process)
-    batches = Prefetch(
-        build_batches(config, train_source, start_step=start, repeats=repeats),
-        partial(place, mesh=mesh),
-        patience=config.data.patience,
-    )
-    scores, prior, window, window_start, window_time = None, None, None, start, 0.0
+    scores = prior = None
+    stopped = False
 
-    def flush(step):
-        """Fetches the averages since the last call and checks them; nothing not finite gets past this."""
-        nonlocal window, window_start
-        values = {name: float(value) for name, value in window.compute().items()}
-        bad = [name for name, value in values.items() if not np.isfinite(value)]
-        if bad:
-            saved = f"the checkpoint of step {checkpoints.steps()[-1]} is good" if checkpoints.steps() else "none saved"
-            raise NotFiniteError(
-                f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step} ({saved}): lower "
-                f"optim.lr and take a new --workdir, or look at the data"
-            )
-        window, window_start = None, step
-        return values
+    def location_prior_scores():
+        count = min(config.eval.location_prior, len(train_source))
+        with Progress(count, unit="image", label="location prior", enabled=first_process) as counting:
+            found = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=counting)
+        say(f"location prior: mIoU {100 * found.summary['miou']:.2f}")
+        return found
 
-    try:
-        # ------------------------------------------------------------------------------------- once, before the loop
-        if start == 0:
-            writer.write_hparams(config.to_dict())
-            overview = parameter_overview.get_parameter_overview(weights["params"])
-            writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
-        if config.eval.location_prior:
-            count = min(config.eval.location_prior, len(train_source))
-            with Progress(count, unit="image", label="location prior", enabled=first_process) as counting:
-                prior = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=counting)
-            say(f"location prior: mIoU {100 * prior.summary['miou']:.2f}")
-            if start == 0:
-                writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
+    def save(step, state, results, *, last):
+        """A save that fails, this one or the one before, ends the run only if there is no later one."""
+        try:
+            checkpoints.wait()
+        except UserError as error:
+            say(f"the save before step {step} failed: {error}")
+        try:
+            checkpoints.save(step, state, results, replace=step == start)
+        except UserError as error:
+            if last:
+                raise
+            good = ", ".join(map(str, checkpoints.steps()[-1:])) or "none"
+            say(f"step {step}: {error}; training goes on, the last good checkpoint is {good}")
 
-        # ---------------------------------------------------------------------------------------------------- loop
+    def go_on(state):
+        """From step `start` to the end, or until a signal."""
+        nonlocal prior, scores, stopped
+        writer = create_writer(workdir, first_step=start, enabled=first_process)
+        position = run_folder.data_position(workdir, start)
+        batches = Prefetch(
+            build_batches(config, train_source, start_step=position, repeats=repeats),
+            partial(place, mesh=mesh),
+            patience=config.data.patience,
+        )
+        window, window_start, window_time, skipped = None, start, 0.0, 0
+
+        def flush(step):
+            """Fetches the averages since the last call and checks them; nothing not finite gets past this."""
+            nonlocal window, window_start
+            values = {name: float(value) for name, value in window.compute().items()}
+            bad = [name for name, value in values.items() if not np.isfinite(value)]
+            if bad:
+                steps = checkpoints.steps()
+                saved = f"the checkpoint of step {steps[-1]} is good" if steps else "none saved"
+                raise NotFiniteError(
+                    f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step} ({saved}): "
+                    f"lower optim.lr and take a new --workdir, or look at the data",
+                    step,
+                )
+            window, window_start = None, step
+            return values
+
         # The order is a contract: step, log, evaluate, save. A checkpoint of step s holds the state after s steps, and
         # the data go on from there.
-        with Progress(total, start, enabled=first_process) as progress:
-            for step in range(start + 1, total + 1):
+        with contextlib.ExitStack() as closing:
+            closing.callback(batches.close)
+            closing.callback(writer.close)
+            preemption = closing.enter_context(Preemption(mesh))
+            watchdog = closing.enter_context(Watchdog(config.train.patience))
+            # ------------------------------------------------------------------------------- once, before the loop
+            if start == 0:
+                writer.write_hparams(config.to_dict())
+                overview = parameter_overview.get_parameter_overview(weights["params"])
+                writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
+            if config.eval.location_prior and prior is None:
+                prior = location_prior_scores()
+                if start == 0:
+                    writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
+            # -------------------------------------------------------------------------------------------- the loop
+            # A run that was stopped in an evaluation begins with it.
+            evaluated = not itstime(start, config.eval.every, total) or start == 0 or checkpoints.evaluated(start)
+            progress = closing.enter_context(Progress(total, start, enabled=first_process))
+            for step in range(start + 1 if evaluated else start, total + 1):
                 if step == start + 1:
-                    with progress.pause():  # no rate should count it
+                    with progress.pause(), watchdog.pause():  # no rate should count it
                         batch, skipped = next(batches)
-                        train_step = train_step.lower(state, batch).compile()
+                        train_step = jitted_step.lower(state, batch).compile()
                         memory = StepMemory(train_step)
                         say(f"first step starts after {time.monotonic() - began:.1f} s")
                         state, window = jax.block_until_ready(train_step(state, batch))
                         memory.give_back()
                     say(f"first step done after {time.monotonic() - began:.1f} s")
-                else:
+                elif step > start:
                     batch, passed = next(batches)
                     skipped += passed
                     # A step waits for nothing that comes from the host or goes to it, but for its batch.
@@ -210,12 +249,13 @@ def train(config, workdir):
                     jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
                     window = report if window is None else merge(window, report)
                     memory.after_step()
+                watchdog.beat()
 
-                logs = itstime(step, config.train.log_every, total)
-                evaluates = itstime(step, config.eval.every, total)
-                saves = evaluates or itstime(step, config.train.checkpoint_every, total)
+                stopped = preemption.agreed()
+                evaluates = itstime(step, config.eval.every, total) and not stopped
+                saves = evaluates or stopped or itstime(step, config.train.checkpoint_every, total)
 
-                if logs or saves:
+                if step > start and (saves or itstime(step, config.train.log_every, total)):
                     steps = step - max(window_start, start + 1)
                     values = flush(step)
                     seconds, window_time = progress.elapsed - window_time, progress.elapsed
@@ -230,8 +270,19 @@ def train(config, workdir):
 
                 results = None
                 if evaluates:
-                    with progress.pause():
-                        scores, pictures = evaluate(score, state, eval_source, config, mesh, panels=config.eval.panels)
+                    with progress.pause(), watchdog.pause():
+                        found = evaluate(
+                            score,
+                            state,
+                            eval_source,
+                            config,
+                            mesh,
+                            panels=config.eval.panels,
+                            stops=lambda: preemption.asked is not None,
+                        )
+                    stopped = found is None
+                    if not stopped:
+                        scores, pictures = found
                         results = summarize(scores)
                         per_class = {
                             f"{mode}/iou/{name}": value
@@ -243,16 +294,41 @@ def train(config, workdir):
                             writer.write_images(step, {"eval/panels": contact_sheet(list(pictures.values()))[None]})
                         say(f"step {step}: " + "  ".join(f"{k} {100 * v:.2f}" for k, v in results.items()))
 
-                if saves:
-                    with progress.pause():
-                        checkpoints.save(step, state, results)
+                if saves and (step > start or results):
+                    with progress.pause(), watchdog.pause():
+                        save(step, state, results, last=stopped or step == total)
                         writer.flush()
-                        memory.give_back()
-    finally:
-        batches.close()
-        writer.close()
-        checkpoints.close()
+                        if step > start:
+                            memory.give_back()
+                if stopped:
+                    progress.update(step)
+                    return preemption.asked or "a signal to another process"
+        return None
 
+    try:
+        while True:
+            try:
+                signal_name = go_on(state)
+                break
+            except NotFiniteError as error:
+                reason, bad_step = error.args
+            del state
+            if config.train.on_nan == "stop" or not checkpoints.steps():
+                raise NotFiniteError(reason)
+            start, state = checkpoints.restore(template)
+            times = run_folder.add_rollback(workdir, start, bad_step)
+            if times > ROLLBACKS:
+                raise NotFiniteError(f"{reason}; going back to step {start} has not helped {ROLLBACKS} times")
+            say(f"{reason.split(':')[0]}: back to step {start}, and on with the images after those of step {bad_step}")
+        checkpoints.wait()
+    finally:
+        checkpoints.close()
+        lock.close()
+
+    if signal_name:
+        step = checkpoints.steps()[-1]
+        say(f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on")
+        return None
     for mode, s in scores.items():
         say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
         if prior:

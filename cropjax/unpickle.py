@@ -30,6 +30,7 @@ DTYPES = {
         "ComplexDouble": "<c16",
     }.items()
 }
+LONGEST_NAME = 1000  # of a module and a class
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +59,8 @@ def unpickle(file, dtypes):
     """Interprets one pickle, from where `file` stands to its STOP; fills `dtypes` with storage key -> dtype.
 
     Sets and instances are inert, dicts keep their string keys only: no tensor has another name, and hashing a tuple
-    of tuples of tuples can take for ever. Nothing recurses, so depth does no harm.
+    of tuples of tuples can take for ever. Nothing recurses, so depth does no harm; no opcode copies what others can be
+    given again, so time and memory are in proportion to the file.
     """
     stack, marks, memo = [], [], {}
     for opcode, arg, _ in pickletools.genops(file):
@@ -104,12 +106,13 @@ def unpickle(file, dtypes):
                 stack.append(target)
             case "GLOBAL", _:
                 stack.append(Inert(arg.replace(" ", ".", 1)))
-            case "STACK_GLOBAL", [str(module), str(name)]:
+            case "STACK_GLOBAL", [str(module), str(name)] if len(module) + len(name) < LONGEST_NAME:
                 stack.append(Inert(f"{module}.{name}"))
             case "REDUCE" | "NEWOBJ", [callee, tuple(args)]:
                 stack.append(_called(callee, args))
-            case "BINPERSID", [("storage", Inert(kind), str(key), _, int(), *view)] if kind in DTYPES:
+            case "BINPERSID", [("storage", Inert(kind), str(key), _, int(), *_) as parts] if kind in DTYPES:
                 dtypes[key] = DTYPES[kind]
+                view = parts[5:6]
                 stack.append(Storage(key, DTYPES[kind], view[0][1] if view and view[0] else 0))
             case "BINPERSID", [("module", Inert() as module, *_)]:  # legacy files keep a class and its source
                 stack.append(module)
@@ -136,10 +139,14 @@ def _called(callee, args):
     match callee, args:
         case Inert("collections.OrderedDict"), []:
             return {}
-        case Inert("collections.OrderedDict"), [list(pairs)] if all(len(pair) == 2 for pair in pairs):  # of Python 2
-            return _with_items({}, [part for pair in pairs for part in pair])
-        case Inert("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), [*parts] if len(parts) >= 4:
-            return Tensor(*parts[:4])
+        case Inert("collections.OrderedDict"), [list(pairs)]:  # of Python 2
+            given = pairs[:]
+            pairs.clear()  # a second call finds none: one list unfolds to one dict
+            if all(len(pair) == 2 for pair in given):
+                return _with_items({}, [part for pair in given for part in pair])
+            return Inert("collections.OrderedDict")
+        case Inert("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor"), [a, b, c, d, *_]:
+            return Tensor(a, b, c, d)
         case Inert("torch._utils._rebuild_parameter" | "torch.Size"), [value, *_]:
             return value
         case Inert(name), _:

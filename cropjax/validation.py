@@ -19,6 +19,7 @@ from cropjax.ops.pad import PADDING_MODES
 
 MODES = ("whole", "slide")
 SCORES = ("miou", "macc", "aacc")
+ON_NAN = ("stop", "rollback")
 
 
 def validate(config):
@@ -164,14 +165,18 @@ def _check_the_rest(config, fields):
     pairs = ("data.scale", "data.crop_size", "data.ratio_range", "data.streets.size", "eval.window", "eval.stride")
     fields.length(2, *pairs)
     fields.whole_numbers(0, "seed", "data.workers", "data.streets.seed", "eval.location_prior", "eval.panels")
-    fields.whole_numbers(1, *(f"train.{name}" for name in ("steps", "batch_size", "log_every", "checkpoint_every")))
+    fields.whole_numbers(
+        1, *(f"train.{name}" for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"))
+    )
     fields.whole_numbers(1, *(f"eval.{name}" for name in ("every", "batch_size", "window", "stride", "size_divisor")))
     fields.whole_numbers(1, "data.scale", "data.crop_size", "data.streets.train_count", "data.streets.eval_count")
     fields.whole_numbers(1, "data.threads")
     fields.between(0, math.inf, "loss.auxiliary_weight")
     fields.between(0, 1, "data.cat_max_ratio", "data.flip", "data.repeat_rare")
     fields.between(0.01, 100, "data.ratio_range")
-    fields.between(0.1, 1e6, "data.patience")
+    fields.between(0.1, 1e6, "data.patience", "train.patience")
+    fields.one_of(ON_NAN, "train.on_nan")
+    fields.between(-1, math.inf, "mesh.data", "mesh.space", kind=int)
 
     if ev.pool_window:
         if config.model.name not in ("pspnet", "deeplabv3plus"):
@@ -193,6 +198,11 @@ def _check_the_rest(config, fields):
         raise UserError(f"data.ratio_range = {data.ratio_range} must go from small to large")
     if any(stride > window for stride, window in zip(ev.stride, ev.window, strict=True)):
         raise UserError(f"eval.stride = {ev.stride} is larger than eval.window = {ev.window}: it would leave gaps")
-    groups = config.model.norm.groups
+    groups, parts = config.model.norm.groups, train.accumulate
     if train.batch_size % groups:
         raise UserError(f"model.norm.groups = {groups} does not divide train.batch_size = {train.batch_size}")
+    if groups % parts:
+        raise UserError(
+            f"model.norm.groups = {groups} would span the {parts} parts of train.accumulate, which do not see each "
+            f"other: set it to a multiple of {parts}; it says whose images BatchNorm normalises together"
+        )

@@ -85,7 +85,10 @@ def _check_expansion(path, nbytes):
 
 def _read_npz(path):
     with zipfile.ZipFile(path) as archive:
-        _check_expansion(path, sum(entry.file_size for entry in archive.infolist()))
+        entries = archive.infolist()  # of what is compressed otherwise, zipfile unfolds more than it asks for
+        if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+            raise UserError("compressed as NumPy never does it; save it with np.savez")
+        _check_expansion(path, sum(entry.file_size for entry in entries))
     arrays = {}
     with np.load(path, allow_pickle=False) as entries:
         for name in entries.files:

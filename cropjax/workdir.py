@@ -3,21 +3,31 @@
     config.json       the whole config; a later run in the folder must agree with it
     provenance.json   commit, versions, devices and command of the run that began
     metrics.jsonl     scalars, one object a line
+    rollbacks.json    [step gone back to, step gone back from] of each time that values were not finite
+    lock              which process is at work here; locked as long as it lives
 
 In a run of several processes only the first one writes.
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
+from cropjax.config import NETWORKS, defaults
+from cropjax.distributed import agree
 from cropjax.errors import UserError
 
 # What a resumed run may change, a field or a group of fields: nothing here alters the state after a given step, but for
@@ -27,6 +37,9 @@ MAY_DIFFER = (
     "train.keep",
     "train.log_every",
     "train.checkpoint_every",
+    "train.patience",
+    "train.on_nan",
+    "optim.shard_state",
     "eval.every",
     "eval.panels",
     "eval.batch_size",
@@ -40,26 +53,82 @@ MAY_DIFFER = (
 )
 
 
-def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) -> None:
-    """Makes `workdir` the folder of a run of `config`: creates it, or checks that it is one.
+def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) -> contextlib.ExitStack:
+    """Makes `workdir` the folder of a run of `config`, and this process's until what is returned is closed.
 
-    UserError, before anything is written, if the folder holds a run whose config differs in a field that
-    `MAY_DIFFER` does not name; a run that has not `started`, that is, has no checkpoint yet, may differ in all.
+    Creates it, or checks that it is one. UserError in all processes, before anything is written, if another run is
+    going on there, or if the folder holds a run whose config differs in a field that `MAY_DIFFER` does not name; a run
+    that has not `started`, that is, has no checkpoint yet, may differ in all.
     """
-    workdir = Path(workdir)
+    workdir, lock, failure = Path(workdir), contextlib.ExitStack(), None
     try:
         new = not (workdir / "config.json").exists()
         if not new and started:
-            _check_same(workdir, _fields(load_config(workdir)), _fields(config))
+            _check_same(workdir, _completed(_fields(load_config(workdir))), _fields(config))
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(_locked(workdir / "lock"))
             if new or not started:  # config.json comes last: where it is, the folder is complete
+                (workdir / "rollbacks.json").unlink(missing_ok=True)
                 _write_json(workdir / "provenance.json", _provenance())
             _write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
-        raise UserError(
-            f"{workdir} cannot be used as run folder ({error.strerror}): choose another --workdir"
-        ) from error
+        failure = UserError(f"{workdir} cannot be used as run folder ({error.strerror}): choose another --workdir")
+        failure.__cause__ = error
+    except UserError as error:
+        failure = error
+    agree(failure)
+    return lock
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Holds the lock of a run folder. It is the system's, and gone with the process however that ends."""
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                logging.warning(
+                    "%s: this file system has no locks (%s): start one run there only", path, error.strerror
+                )
+                yield
+                return
+            file.seek(0)
+            raise UserError(
+                f"{path.parent}: another run is at work there ({file.read().strip() or 'it has just begun'}): wait for "
+                "it, stop it, or choose another --workdir"
+            ) from error
+        file.truncate(0)
+        began = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {began}\n")
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def data_position(workdir: str | Path, step: int) -> int:
+    """How many global batches a run has taken that goes on after `step`: as many, and those it went back from."""
+    return step + sum(bad - good for good, bad in _rollbacks(workdir) if good <= step)
+
+
+def add_rollback(workdir: str | Path, good: int, bad: int) -> int:
+    """Notes that the run has gone back from step `bad` to `good`; how often it has to `good`. All processes call it."""
+    # Those to later steps are of a run whose checkpoints were lost.
+    rollbacks = [pair for pair in _rollbacks(workdir) if pair[0] <= good] + [[good, bad]]
+    agree(None)  # all have read
+    if jax.process_index() == 0:
+        _write_json(Path(workdir) / "rollbacks.json", rollbacks)
+    agree(None)
+    return sum(step == good for step, _ in rollbacks)
+
+
+def _rollbacks(workdir):
+    path = Path(workdir) / "rollbacks.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it, or choose another --workdir") from error
 
 
 def check_network(workdir: str | Path, config: ConfigDict) -> None:
@@ -83,6 +152,12 @@ def load_config(workdir: str | Path) -> ConfigDict:
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged: restore it, or choose another --workdir")
     return ConfigDict(_with_tuples(values)).lock()
+
+
+def _completed(stored):
+    """With the fields that came later than the run, which had their defaults then."""
+    network = stored.get("model.name")
+    return _fields(defaults(network)) | stored if network in NETWORKS else stored
 
 
 def _check_same(workdir, stored, given):

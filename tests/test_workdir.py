@@ -20,7 +20,7 @@ def test_first_run_records_config_and_provenance(tmp_path):
     workdir = tmp_path / "runs" / "x"
     prepare(workdir, config())
 
-    assert sorted(p.name for p in workdir.iterdir()) == ["config.json", "provenance.json"]
+    assert sorted(p.name for p in workdir.iterdir()) == ["config.json", "lock", "provenance.json"]
     text = (workdir / "config.json").read_text()
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
     provenance = json.loads((workdir / "provenance.json").read_text())

@@ -7,7 +7,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cropjax.data.files import MOST_PIXELS
 from cropjax.errors import UserError
+
+MOST_BYTES = 8 * MOST_PIXELS  # of a file: as many pixels of four channels of 16 bits
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,13 @@ class Member:
         return PurePosixPath(self.path).stem
 
     def read_bytes(self) -> bytes:
+        archive = _opened(self.archive)
+        info = archive.getinfo(self.path)
+        if info.file_size > MOST_BYTES or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{self}: unfolds to more than any image has, or without bound; download the archive again")
         try:
-            return _opened(self.archive).read(self.path)
+            with archive.open(info) as file:
+                return file.read(info.file_size + 1)  # no more than it says: `read()` unfolds whatever there is
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise UserError(f"{self}: cannot be read ({error}); download the archive again") from error
 

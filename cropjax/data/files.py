@@ -148,7 +148,7 @@ def open_picture(file, data: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{file}: cannot be decoded ({error}); copy or download it again") from error
     return picture
 
@@ -164,14 +164,14 @@ def read_bytes(file) -> bytes:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     if not data.startswith((_PNG, _JPEG)):
         raise UserError(f"{file}: neither PNG nor JPEG; convert it, or remove it with its counterpart")
-    if _claimed_pixels(data) > MOST_PIXELS:
+    if _claimed_pixels(file, data) > MOST_PIXELS:
         raise UserError(f"{file}: claims more than {MOST_PIXELS} pixels; remove it, or cut it into parts")
     if not (_whole_png(data) if data.startswith(_PNG) else _whole_jpeg(data)):
         raise UserError(f"{file}: truncated or damaged; copy or download it again")
     return data
 
 
-def _claimed_pixels(data: bytes) -> int:
+def _claimed_pixels(file, data: bytes) -> int:
     """By the header alone."""
     if data.startswith(_PNG):
         w, h = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
@@ -181,8 +181,8 @@ def _claimed_pixels(data: bytes) -> int:
             return math.prod(picture.size)
     except Image.DecompressionBombError:
         return MOST_PIXELS + 1
-    except (OSError, SyntaxError, ValueError):
-        return 0  # the decoder will say what is wrong
+    except (OSError, SyntaxError, ValueError) as error:  # OpenCV may decode it all the same, to any size
+        raise UserError(f"{file}: cannot be decoded ({error}); copy or download it again") from error
 
 
 def _whole_jpeg(data: bytes) -> bool:

@@ -8,6 +8,7 @@ worker processes and threads. Evaluation: each record once, in batches of equal 
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from cropjax.data.ahead import ahead, usable_cores
 from cropjax.data.labels import IGNORE
 from cropjax.errors import UserError
 from cropjax.host_memory import reuse_image_memory
+from cropjax.preemption import SIGNALS
 
 ON_ERROR = ("stop", "skip")
 _WORKER_BUFFER = 2  # batches between a worker process and this one
@@ -136,8 +138,13 @@ def _check_main_is_guarded() -> None:
 
 
 def _start_worker(worker: int, count: int) -> None:
-    """Run in a worker process. One whose parent was killed would otherwise wait for it for ever."""
+    """Run in a worker process. One whose parent was killed would otherwise wait for it for ever.
+
+    A scheduler that stops a run signals all its processes; the one that saves still needs its batches.
+    """
     reuse_image_memory()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
     def wait() -> None:
         multiprocessing.parent_process().join()
@@ -176,30 +183,18 @@ def eval_batches(
     Yields {"image": uint8 [n, H, W, 3] fitted into (long, short) = `scale`, "label": uint8 [n, h, w] at its
     original size, "names": list of str}, n = `batch_size` (of this process). A shape's last batch is filled up
     with zero images and all-ignored labels, which have no name and which no metric counts.
-
-    Where all shapes are equal, every process yields the same number of batches: one with fewer records adds
-    batches of filling alone. Records of unequal shapes can give unequal numbers.
     """
     indices = range(process_index, len(source), process_count)
     waiting: dict[tuple, list[dict]] = {}
-    yielded = 0
     for record in ahead(lambda index: _at_scale(source[index], scale), indices):
         shapes = record["image"].shape, record["label"].shape
         group = waiting.setdefault(shapes, [])
         group.append(record)
         if len(group) == batch_size:
             yield _stack(group, shapes, batch_size)
-            yielded += 1
             del waiting[shapes]
     for shapes, group in waiting.items():
         yield _stack(group, shapes, batch_size)
-        yielded += 1
-    batches_of_process_0 = -(-len(range(0, len(source), process_count)) // batch_size)
-    if yielded < batches_of_process_0:
-        record = _at_scale(source[0], scale)
-        shapes = record["image"].shape, record["label"].shape
-        for _ in range(batches_of_process_0 - yielded):
-            yield _stack([], shapes, batch_size)
 
 
 def _at_scale(record: dict, scale: tuple[int, int] | None) -> dict:

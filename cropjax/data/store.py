@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 from pathlib import Path
+from unittest import mock
 
 import imagecodecs
 import numpy as np
@@ -31,6 +32,8 @@ FEATURES = tfds.features.FeaturesDict(
         "pixels": tfds.features.Tensor(shape=(None,), dtype=np.int64),
     }
 )
+# What FEATURES and TFDS's own cityscapes consist of.
+_FEATURE_KINDS = [getattr(tfds.features, kind) for kind in ("FeaturesDict", "Image", "Sequence", "Tensor", "Text")]
 _SMALLEST = 9  # level of LZ4's high compression, which is read as fast as any
 
 
@@ -211,11 +214,27 @@ def _split(root: Path, split: str, **options):
         )
     if info.get("fileFormat") != "array_record":
         raise UserError(f"data.root: {root} is not in ArrayRecord: prepare it with file_format=array_record")
-    builder = tfds.builder_from_directory(root)
-    missing = [path for path in builder.info.splits[split].filepaths if not Path(path).is_file()]
+    builder = _builder(root)
+    paths = [Path(path) for path in builder.info.splits[split].filepaths]
+    if outside := [path for path in paths if path.parent != root]:
+        raise UserError(f"data.root: {root} says that {outside[0]} belongs to it; prepare the data set again")
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]}: is missing, with {len(missing) - 1} more; copy or prepare the data set again")
     return builder.as_data_source(split, **options)
+
+
+def _builder(root: Path):
+    """TFDS's own. It would import whatever module features.json names, be it one that lies in `root`."""
+    known = {f"{kind.__module__}.{kind.__name__}": kind for kind in _FEATURE_KINDS}
+
+    def feature_class(name):
+        if name not in known:
+            raise UserError(f"data.root: {root / 'features.json'} names {name!r}, no feature that is read here")
+        return known[name]
+
+    with mock.patch.object(tfds.features.FeatureConnector, "cls_from_name", feature_class):
+        return tfds.builder_from_directory(root)
 
 
 def _read(examples, index: int, where: str) -> dict:

@@ -54,7 +54,7 @@ def _read(path):
     try:
         with open(path, "rb") as file, np.load(file) as arrays:
             return _decoded(json.loads(arrays["skeleton"].tobytes()), arrays)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -111,7 +111,7 @@ def as_html(title, facts, sections):
 
 
 def _anchor(section):
-    return section.title.lower().replace(" ", "-")
+    return html.escape(section.title.lower().replace(" ", "-"))
 
 
 def _section(section):
@@ -129,7 +129,7 @@ def _section(section):
 def _table(table):
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
     body = "\n".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
-    file = f"csv/{table.name}.csv"
+    file = html.escape(f"csv/{table.name}.csv")
     name = table.name.replace("_", " ")
     whether = " open" if len(table.rows) <= OPEN_ROWS else ""
     return (

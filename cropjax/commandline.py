@@ -1,6 +1,7 @@
 """What all commands share: `python -m cropjax.<command> --config FILE [--workdir DIR] [--config.field=value ...]`.
 
-A user's mistake ends in one line and exit status 2, never in a traceback.
+A user's mistake ends in one line and exit status 2, never in a traceback. A run that a signal has stopped ends with
+status 0, as a finished one does, or with what CROPJAX_SAVED_STATUS says, by which schedulers can tell the two apart.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cropjax import distributed
-from cropjax.errors import UserError
+from cropjax.errors import Stopped, UserError
 
 OF_THE_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
@@ -41,6 +42,9 @@ def run_without_config(command):
 def _guarded(function, *args):
     try:
         return function(*args)
+    except Stopped as stopped:
+        print(f"cropjax: {stopped}", flush=True)
+        sys.exit(int(os.environ.get("CROPJAX_SAVED_STATUS", 0)))
     except UserError as error:
         print(f"cropjax: {_printable(str(error))}", file=sys.stderr)
         distributed.leave(2)

@@ -113,10 +113,13 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except RuntimeError as error:
-        raise UserError(
-            f"process {place.index} of {place.count} did not meet the others at {place.coordinator} "
-            f"({str(error).splitlines()[0]}): is the first process there, and the port free and open?"
-        ) from error
+        reason = str(error).splitlines()[0]
+        print(
+            f"cropjax: process {place.index} of {place.count} did not meet the others at {place.coordinator} "
+            f"({reason}): are all there, and is the port free and open?",
+            file=sys.stderr,
+        )
+        sys.exit(LOST)
     if place.index == 0:
         print(
             f"{place.count} processes, started by {place.launcher}, coordinator {place.coordinator}; if one is lost, "

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""What a command ends with other than its result."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that names the file or the config field and says how to mend it; the command line
     prints it without a traceback and exits with status 2.
     """
+
+
+class Stopped(Exception):
+    """A signal has asked a run to stop; everything is saved, and the same command goes on. The message says so."""

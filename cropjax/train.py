@@ -23,7 +23,7 @@ from cropjax.config import (
 )
 from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.prefetch import Prefetch
-from cropjax.errors import UserError
+from cropjax.errors import Stopped, UserError
 from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
 from cropjax.host_memory import StepMemory
 from cropjax.location_prior import location_prior
@@ -97,9 +97,12 @@ def place(batch, mesh):
 def train(config, workdir):
     """Trains the configured network in `workdir`, evaluates it, and resumes if the folder has a checkpoint.
 
-    Returns the scores of the last evaluation, {mode: Scores}, or None if the run was finished already or a signal has
-    stopped it. Raises `UserError` for what the user can mend, and `NotFiniteError` with the range of steps in which a
-    loss, a norm or BatchNorm's statistics became nan or infinite.
+    Returns the scores of the last evaluation, {mode: Scores}, or None if the run was finished already.
+
+    Raises:
+        UserError: what the user can mend.
+        NotFiniteError: a loss, a norm or BatchNorm's statistics became nan or infinite, with the range of steps.
+        Stopped: by a signal, SIGTERM or SIGUSR1, and saved.
     """
     total = config.train.steps
     began = time.monotonic()
@@ -327,8 +330,9 @@ def train(config, workdir):
 
     if signal_name:
         step = checkpoints.steps()[-1]
-        say(f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on")
-        return None
+        raise Stopped(
+            f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on"
+        )
     for mode, s in scores.items():
         say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
         if prior:

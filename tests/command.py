@@ -13,15 +13,43 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["cropjax.restore", "cropjax.writers", "cropjax.data.pipeline"])
 
 
+class Command:
+    """`python -m module args` under way, with `environment` beside the test's own."""
+
+    def __init__(self, module, *args, **environment):
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        self.args = [module, *map(str, args)]
+        environment = dict(os.environ) | {name: str(value) for name, value in environment.items()}
+        self._process = SERVER.Process(target=_run, args=(module, self.args[1:], self._streams, environment))
+        self._process.start()
+
+    def send(self, number):
+        os.kill(self._process.pid, number)
+
+    def read(self):
+        """What it has written so far, both streams."""
+        return "".join(path.read_text() for path in self._streams if path.exists())
+
+    def running(self):
+        return self._process.is_alive()
+
+    def wait(self, timeout=None):
+        """The `subprocess.CompletedProcess` with both streams as text; TimeoutError, and it is killed, if it hangs."""
+        self._process.join(timeout)
+        if hangs := self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        stdout, stderr = (path.read_text() for path in self._streams)
+        self._folder.cleanup()
+        if hangs:
+            raise TimeoutError(f"{self.args} hangs:\n{stdout}\n{stderr}")
+        return subprocess.CompletedProcess(self.args, self._process.exitcode, stdout, stderr)
+
+
 def command(module, *args):
     """As `python -m module args` does: the `subprocess.CompletedProcess` with both streams as text."""
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = SERVER.Process(target=_run, args=(module, list(map(str, args)), streams, dict(os.environ)))
-        process.start()
-        process.join()
-        stdout, stderr = (path.read_text() for path in streams)
-        return subprocess.CompletedProcess([module, *args], process.exitcode, stdout, stderr)
+    return Command(module, *args).wait()
 
 
 def _run(module, args, streams, environment):

@@ -1,8 +1,9 @@
 """Compares one training run on one device with the same on several; run by test_devices.py in a process of its own.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/devices.py float64 4x1 2x2
+    XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/devices.py float64 deeplabv3plus 4x1 2x2
 
-Prints JSON: for each mesh (data x space) and number of BatchNorm groups, the largest relative difference of any
+In one of several processes (JAX_COORDINATOR_ADDRESS and so on) the one device is the process's own, and the meshes are
+over all. Prints JSON: for each mesh (data x space) and number of BatchNorm groups, the largest relative difference of a
 tensor's update after five steps, and how many loops of the program exchange something between devices; in float32
 also, for scale, the largest of ten permutations of the batches on one device, within their groups.
 """
@@ -15,14 +16,15 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tiny import tiny_config
 
 import cropjax.losses
+from cropjax import distributed
 from cropjax.config import build_augment, build_model, build_optimizer, build_source
 from cropjax.data.pipeline import train_batches
 from cropjax.sharding import place_batch
-from cropjax.step import create_state, make_train_step, split_model
+from cropjax.step import abstract_state, create_state, make_train_step, split_model
 
 # A device that waits for the others holds a thread for each exchange it has begun. XLA has a thread a device, unless
 # told otherwise before it starts: one device with two of them left none for the last, and all waited for ever.
@@ -32,23 +34,39 @@ STEPS, PERMUTATIONS = 5, 10
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order
 
 
+def mesh_of(shape):
+    """Over all processes; of one device over that of this process."""
+    data, space = shape
+    devices = jax.local_devices() if data * space == 1 else jax.devices()
+    return Mesh(np.reshape(devices[: data * space], shape), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
+def ours(batch, mesh):
+    """This process's part of a global batch, NumPy arrays."""
+    processes = sorted({device.process_index for device in mesh.devices.flat})
+    part = processes.index(jax.process_index())
+    return {k: np.split(v, len(processes))[part] for k, v in batch.items()}
+
+
 def trainer(config, shape, dtype):
     """A function that trains from the start on batches, on a mesh of `shape`.
 
     It gives the losses of the steps, how far each tensor of params and batch_stats went, {path: array}, and the text
     of the compiled step.
     """
-    mesh = jax.make_mesh(shape, ("data", "space"), (AxisType.Auto,) * 2, devices=jax.devices()[: shape[0] * shape[1]])
+    mesh = mesh_of(shape)
     graph, weights = split_model(build_model(config))
     weights = jax.tree.map(lambda x: np.asarray(x, dtype), weights)
     direction, schedule = build_optimizer(config)
-    step = make_train_step(graph, direction, schedule, config, mesh)
+    template = abstract_state(weights, direction, mesh, shard_optimizer=config.optim.shard_state)
+    step = make_train_step(graph, direction, schedule, config, mesh, template=template)
 
     def run(batches):
-        state, losses = create_state(weights, direction, mesh), []
-        program = step.lower(state, place_batch(batches[0], mesh)).compile()
-        for batch in batches:
-            state, report = program(state, place_batch(batch, mesh))
+        state = create_state(weights, direction, mesh, shard_optimizer=config.optim.shard_state)
+        losses, placed = [], [place_batch(ours(batch, mesh), mesh) for batch in batches]
+        program = step.lower(state, placed[0]).compile()
+        for batch in placed:
+            state, report = program(state, batch)
             losses.append(float(report.loss.compute()))
         moved = jax.tree.map(lambda new, old: np.asarray(new) - old, {k: state[k] for k in weights}, weights)
         moved = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(moved)}
@@ -95,18 +113,22 @@ def distance(run, reference):
     }
 
 
-def main(dtype, meshes):
+def main(dtype, network, meshes):
+    distributed.join()
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # each program runs five times only
     cropjax.losses.BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
-    assert exchanging_loops(summing_loop().as_text()) == 1  # or the form of the text has changed
+    if jax.process_count() == 1:
+        assert exchanging_loops(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}
     for groups in (1, 4):
-        config = tiny_config()
+        config = tiny_config(network)
         config.train.update(batch_size=BATCH, steps=STEPS, dtype=dtype)
         config.model.norm.groups = groups
         if dtype == "float32":  # dropout draws by position in the batch, which permuting changes
             config.model.head.dropout = config.model.auxiliary.dropout = 0.0
+            if "drop_path" in config.model.backbone:
+                config.model.backbone.drop_path = 0.0
         source = build_source(config, "train")
         stream = train_batches(source, build_augment(config), seed=0, batch_size=BATCH)
         batches = [next(stream) for _ in range(STEPS)]
@@ -119,7 +141,8 @@ def main(dtype, meshes):
         if dtype == "float32":
             permuted = [distance(one(permute(batches, groups, rng)), expected) for _ in range(PERMUTATIONS)]
             report[f"groups {groups}, permuted batch"] = max(permuted, key=lambda found: found["update"])
-    print(json.dumps(report))
+    if jax.process_index() == 0:
+        print(json.dumps(report))
 
 
 def permute(batches, groups, rng):
@@ -130,4 +153,4 @@ def permute(batches, groups, rng):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [tuple(map(int, mesh.split("x"))) for mesh in sys.argv[2:]])
+    main(*sys.argv[1:3], [tuple(map(int, mesh.split("x"))) for mesh in sys.argv[3:]])

@@ -77,9 +77,9 @@ def test_field(tmp_path, argument, wanted):
 
 def test_batch_that_does_not_divide_among_the_devices(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
-    line = mistake(tmp_path)
+    line = mistake(tmp_path, "--config.mesh.space=1")
     assert "train.batch_size = 8" in line
-    assert "3" in line
+    assert "the 3 devices of mesh.data" in line
 
 
 def test_config_file(tmp_path):

@@ -21,7 +21,7 @@ def lsf(launch):
         """
 [[ $1 == -no-shell ]] && shift
 host=$1 && shift && cd /
-env -i PATH="$PATH" STUB="$STUB" HOST="$host" "$@" & task=$!
+env -i PATH="$PATH" STUB="$STUB" SAVING=0.2 HOST="$host" "$@" & task=$!
 trap 'kill -s TERM $task' TERM
 trap 'kill -s USR1 $task' USR1
 while kill -0 $task 2>/dev/null; do status=0; wait $task || status=$?; done
@@ -115,9 +115,10 @@ def test_signals(lsf, until, name, status):
     process.send_signal(signal.SIGINT)  # bkill begins with it
     time.sleep(0.2)
     process.send_signal(getattr(signal, name))
-    out, _ = process.communicate(timeout=20)
+    assert process.wait(timeout=20) == status
+    assert len(list(lsf.folder.glob("stub.py.saved?"))) == 2  # it has waited for them
+    out, _ = process.communicate()
     assert out.splitlines() == [f"got {name}"] * 2
-    assert process.returncode == status
 
 
 def test_mistakes(launch, lsf):

@@ -42,8 +42,7 @@ def run_without_config(command):
 def _guarded(function, *args):
     try:
         return function(*args)
-    except Stopped as stopped:
-        print(f"cropjax: {stopped}", flush=True)
+    except Stopped:
         sys.exit(int(os.environ.get("CROPJAX_SAVED_STATUS", 0)))
     except UserError as error:
         print(f"cropjax: {_printable(str(error))}", file=sys.stderr)

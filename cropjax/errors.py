@@ -10,4 +10,4 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """A signal has asked a run to stop; everything is saved, and the same command goes on. The message says so."""
+    """A signal has asked a run to stop; everything is saved, and the same command goes on."""

@@ -330,9 +330,8 @@ def train(config, workdir):
 
     if signal_name:
         step = checkpoints.steps()[-1]
-        raise Stopped(
-            f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on"
-        )
+        say(f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on")
+        raise Stopped
     for mode, s in scores.items():
         say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
         if prior:

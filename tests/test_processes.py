@@ -1,0 +1,153 @@
+"""Real processes that train together: they give what one gives, and none of them hangs when one is lost."""
+
+import json
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from command import Command, command
+from tiny_run import get_config
+
+from cropjax.checkpoint import Checkpoints
+from cropjax.config import build_model, build_optimizer
+from cropjax.distributed import LOST
+from cropjax.sharding import make_mesh
+from cropjax.step import abstract_state, split_model
+
+CONFIG = Path(__file__).parent / "tiny_run.py"
+TOTAL = get_config().train.steps
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(count, workdir, *args, module="cropjax.main", **environment):
+    """`count` processes of a run of `CONFIG`."""
+    port = free_port()
+    return [
+        Command(
+            module,
+            f"--config={CONFIG}",
+            f"--workdir={workdir}",
+            *args,
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES=count,
+            JAX_PROCESS_ID=index,
+            **environment,
+        )
+        for index in range(count)
+    ]
+
+
+def finish(processes, timeout=120):
+    return [process.wait(timeout) for process in processes]
+
+
+def wait_for(step, workdir, processes, timeout=120):
+    """Until the run has logged `step`."""
+    path, end = workdir / "metrics.jsonl", time.monotonic() + timeout
+    while not (path.exists() and f'"step": {step},' in path.read_text()):
+        assert time.monotonic() < end, [process.read() for process in processes]
+        assert all(process.running() for process in processes), [process.read() for process in processes]
+        time.sleep(0.02)
+
+
+def final_state(workdir):
+    config = get_config()
+    _, weights = split_model(build_model(config))
+    direction, _ = build_optimizer(config)
+    checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
+    step, state = checkpoints.restore(abstract_state(weights, direction, make_mesh(data=-1, space=1)))
+    checkpoints.close()
+    assert step == TOTAL
+    return jax.device_get(state)
+
+
+def assert_same_run(workdir, other):
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(other))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of two processes that nothing has disturbed, and what they wrote."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    results = finish(start(2, workdir))
+    assert [result.returncode for result in results] == [0, 0], results
+    return workdir, results
+
+
+def test_two_processes_give_what_one_gives(finished, tmp_path):
+    """Weights as near as float32 lets them, far below what a step moves; the evaluation of the same to the digit."""
+    workdir, _ = finished
+    alone = command("cropjax.main", f"--config={CONFIG}", f"--workdir={tmp_path / 'one'}")
+    assert alone.returncode == 0, alone.stderr
+    two, one = final_state(workdir)["params"], final_state(tmp_path / "one")["params"]
+    _, drawn = split_model(build_model(get_config()))
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, drawn["params"])
+    apart = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, two)
+    worst = max(a / m for a, m in zip(jax.tree.leaves(apart), jax.tree.leaves(moved), strict=True) if m > 0)
+    assert worst < 0.02
+
+    assert [result.returncode for result in finish(start(2, workdir, module="cropjax.evaluate"))] == [0, 0]
+    by_two = json.loads((workdir / "evaluation.json").read_text())
+    assert command("cropjax.evaluate", f"--config={CONFIG}", f"--workdir={workdir}").returncode == 0
+    assert json.loads((workdir / "evaluation.json").read_text()) == by_two
+
+
+def test_the_first_process_alone_speaks_and_writes(finished):
+    workdir, (first, second) = finished
+    assert "2 processes, started by the environment" in first.stdout
+    assert [line for line in second.stdout.splitlines() if not line.startswith("[Gloo]")] == []
+    steps = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(steps) == sorted([*range(1, TOTAL + 1), 6, 12])  # each once, and twice an evaluation
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize("victims", [(1,), (0, 1)], ids=["one", "both"])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(finished, tmp_path, victims):
+    processes = start(2, tmp_path, CROPJAX_SAVED_STATUS=75)
+    wait_for(4, tmp_path, processes)
+    for victim in victims:
+        processes[victim].send(signal.SIGUSR1 if victim else signal.SIGTERM)
+    results = finish(processes)
+    assert [result.returncode for result in results] == [75, 75], results
+    assert "the same command goes on" in results[0].stdout
+    results = finish(start(2, tmp_path))
+    assert [result.returncode for result in results] == [0, 0], results
+    assert "resuming after step" in results[0].stdout
+    assert_same_run(tmp_path, finished[0])
+
+
+def test_a_killed_process_stops_the_others_and_one_device_goes_on(tmp_path):
+    processes = start(2, tmp_path)
+    wait_for(4, tmp_path, processes)
+    processes[1].send(signal.SIGKILL)
+    began = time.monotonic()
+    first, _ = finish(processes)
+    assert time.monotonic() - began < 60
+    assert first.returncode in (LOST, -signal.SIGABRT), first
+    assert "another process is lost" in first.stderr or "another task died" in first.stderr
+    alone = command("cropjax.main", f"--config={CONFIG}", f"--workdir={tmp_path}")
+    assert alone.returncode == 0, alone.stderr
+    assert "resuming after step 3" in alone.stdout
+    final_state(tmp_path)
+
+
+def test_a_second_run_in_the_folder_is_refused_by_name(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    longer = "--config.train.steps=1000"
+    running = Command("cropjax.main", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", longer)
+    wait_for(TOTAL + 2, tmp_path / "run", [running])
+    second = command("cropjax.main", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", longer)
+    running.send(signal.SIGTERM)
+    assert second.returncode == 2
+    assert f"{tmp_path / 'run'}: another run is at work there (process " in second.stderr
+    assert running.wait(60).returncode == 0

@@ -121,11 +121,11 @@ def main(dtype, network, meshes):
     if jax.process_count() == 1:
         assert exchanging_loops(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}
-    for groups in (1, 4):
+    for name, groups, accumulate in (("groups 1", 1, 1), ("groups 4", 4, 1), ("accumulated", 4, 2)):
         config = tiny_config(network)
         config.train.update(batch_size=BATCH, steps=STEPS, dtype=dtype)
         config.model.norm.groups = groups
-        if dtype == "float32":  # dropout draws by position in the batch, which permuting changes
+        if dtype == "float32" or accumulate > 1:  # what is dropped depends on the position in the batch
             config.model.head.dropout = config.model.auxiliary.dropout = 0.0
             if "drop_path" in config.model.backbone:
                 config.model.backbone.drop_path = 0.0
@@ -136,11 +136,12 @@ def main(dtype, network, meshes):
 
         one = trainer(config, (1, 1), dtype)
         expected = one(batches)
-        for shape in meshes:
-            report[f"groups {groups}, mesh {shape}"] = distance(trainer(config, shape, dtype)(batches), expected)
-        if dtype == "float32":
+        config.train.accumulate, config.optim.shard_state = accumulate, accumulate > 1
+        for shape in [(1, 1)] * (accumulate > 1) + meshes:
+            report[f"{name}, mesh {shape}"] = distance(trainer(config, shape, dtype)(batches), expected)
+        if dtype == "float32" and accumulate == 1:
             permuted = [distance(one(permute(batches, groups, rng)), expected) for _ in range(PERMUTATIONS)]
-            report[f"groups {groups}, permuted batch"] = max(permuted, key=lambda found: found["update"])
+            report[f"{name}, permuted batch"] = max(permuted, key=lambda found: found["update"])
     if jax.process_index() == 0:
         print(json.dumps(report))
 

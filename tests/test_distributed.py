@@ -48,11 +48,11 @@ ADDRESS = {"JAX_COORDINATOR_ADDRESS": "there:5"}
         (SLURM, Place("Slurm", "n0:61441", 1, 2, 0, 1)),
         (SLURM | ADDRESS, Place("Slurm", "there:5", 1, 2, 0, 1)),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
-        (OPEN_MPI, Place("Open MPI", "192.0.2.2:65118", 1, 2, 1, 2)),
+        (OPEN_MPI, Place("Open MPI", "192.0.2.2:61968", 1, 2, 1, 2)),
         (OPEN_MPI | ADDRESS, Place("Open MPI", "there:5", 1, 2, 1, 2)),
         (
             OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "941686784.0;tcp6://[fd00::2,fe80::1]:40699"},
-            Place("Open MPI", "[fd00::2]:65118", 1, 2, 1, 2),
+            Place("Open MPI", "[fd00::2]:61968", 1, 2, 1, 2),
         ),
     ],
 )

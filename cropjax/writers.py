@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from cropjax.errors import UserError
@@ -63,8 +64,8 @@ def create_writer(workdir, *, first_step=0, enabled=True) -> MetricWriter:
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lines = JsonLinesWriter(workdir / "metrics.jsonl", first_step)
-        return MultiWriter([EventWriter(workdir / "tensorboard", first_step), lines])
+        kinds = (EventWriter, workdir / "tensorboard"), (JsonLinesWriter, workdir / "metrics.jsonl")
+        return MultiWriter([_Persistent(kind, path, first_step) for kind, path in kinds])
     except OSError as error:
         raise UserError(f"cannot write to {workdir} ({error.strerror}); name another --workdir") from error
 
@@ -77,6 +78,52 @@ class _StillsWriter(MetricWriter):
 
     def write_audios(self, step, audios, *, sample_rate):
         raise TypeError(f"cropjax records no audio, got {sorted(audios)}")
+
+
+class _Persistent(_StillsWriter):
+    """A writer that outlives a full disk: what cannot be written is lost, says a warning, and the run goes on.
+
+    At the next write after a failure it begins anew, as a resumed run does.
+    """
+
+    def __init__(self, kind, path, first_step):
+        self._begin, self._path = kind, path
+        self._writer = kind(path, first_step)
+
+    def _do(self, method, *args, **kwargs):
+        try:
+            if self._writer is None and args and method != "write_hparams":
+                self._writer = self._begin(self._path, args[0] - 1)
+            if self._writer is not None:
+                getattr(self._writer, method)(*args, **kwargs)
+        except OSError as error:
+            if self._writer is not None:
+                logging.warning("%s cannot be written (%s): what comes now is lost", self._path, error.strerror)
+            self._writer = None
+
+    def write_summaries(self, step, values, metadata=None):
+        self._do("write_summaries", step, values, metadata)
+
+    def write_scalars(self, step, scalars):
+        self._do("write_scalars", step, scalars)
+
+    def write_images(self, step, images):
+        self._do("write_images", step, images)
+
+    def write_texts(self, step, texts):
+        self._do("write_texts", step, texts)
+
+    def write_histograms(self, step, arrays, num_buckets=None):
+        self._do("write_histograms", step, arrays, num_buckets)
+
+    def write_hparams(self, hparams):
+        self._do("write_hparams", hparams)
+
+    def flush(self):
+        self._do("flush")
+
+    def close(self):
+        self._do("close")
 
 
 class EventWriter(_StillsWriter):

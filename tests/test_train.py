@@ -1,8 +1,10 @@
 """The whole job on a tiny network: it learns, resumes to the bit, and stops when it should."""
 
 import json
+import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import TENSORS, EventAccumulator
@@ -17,7 +19,7 @@ from cropjax.checkpoint import Checkpoints
 from cropjax.config import NETWORKS, build_augment, build_model, build_optimizer, build_source
 from cropjax.convert import torch_state
 from cropjax.data.pipeline import train_batches
-from cropjax.errors import UserError
+from cropjax.errors import Stopped, UserError
 from cropjax.panels import GAP
 from cropjax.sharding import make_mesh, place_batch
 from cropjax.step import abstract_state, create_state, make_train_step, split_model
@@ -206,3 +208,112 @@ def test_missing_weight_file_leaves_nothing_behind(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.pth"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def poison(monkeypatch, bad):
+    """Weights that are not finite in the steps whose numbers, in the order they are made, `bad` says yes to.
+
+    The images of all batches that steps were made of, in that order.
+    """
+    seen, make = [], train_module.make_train_step
+    spoilt = jax.jit(lambda params: jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params))
+
+    class Poisoned:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+        def lower(self, *args):
+            return Poisoned(self._inner.lower(*args))
+
+        def compile(self):
+            return Poisoned(self._inner.compile())
+
+        def __call__(self, state, batch):
+            seen.append(jax.device_get(batch["image"]))
+            if bad(len(seen)):
+                state = state | {"params": spoilt(state["params"])}
+            return self._inner(state, batch)
+
+    monkeypatch.setattr(train_module, "make_train_step", lambda *args: Poisoned(make(*args)))
+    return seen
+
+
+def rollback_config():
+    config = tiny_config()
+    config.train.update(on_nan="rollback", log_every=1)
+    config.eval.modes = ("whole",)
+    return config
+
+
+def test_rollback_goes_on_from_the_checkpoint_past_the_bad_images(tmp_path, monkeypatch, capsys):
+    config = rollback_config()
+    seen = poison(monkeypatch, lambda number: number == 4)
+    assert train(config, tmp_path) is not None
+    assert "back to step 2, and on with the images after those of step 4" in capsys.readouterr().out
+    assert json.loads((tmp_path / "rollbacks.json").read_text()) == [[2, 4]]
+    assert run_folder.data_position(tmp_path, 4) == 6
+    assert run_folder.data_position(tmp_path, 1) == 1
+    source = build_source(config, "train")
+    stream = train_batches(source, build_augment(config), seed=config.seed, batch_size=4)
+    np.testing.assert_array_equal(seen, [next(stream)["image"] for _ in range(6)])
+    stream.close()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 4]
+
+
+def test_rollback_that_does_not_help_ends(tmp_path, monkeypatch):
+    poison(monkeypatch, lambda number: number > 2)
+    with pytest.raises(NotFiniteError, match="going back to step 2 has not helped 3 times"):
+        train(rollback_config(), tmp_path)
+
+
+def test_rollback_needs_a_checkpoint(tmp_path, monkeypatch):
+    poison(monkeypatch, lambda number: number == 1)
+    with pytest.raises(NotFiniteError, match=r"within steps 1\.\.\.1 \(none saved\)"):
+        train(rollback_config(), tmp_path)
+
+
+def test_a_signal_in_an_evaluation_saves_and_the_next_run_begins_with_it(finished, tmp_path, monkeypatch):
+    config, workdir, scores = finished
+
+    def interrupted(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*args, **kwargs)
+
+    evaluate = train_module.evaluate
+    monkeypatch.setattr(train_module, "evaluate", interrupted)
+    with pytest.raises(Stopped):
+        train(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", best=config.eval.best)
+    assert checkpoints.steps() == [2, 4]
+    assert not checkpoints.evaluated(4)
+    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    again = train(config, tmp_path)
+    assert checkpoints.evaluated(4)
+    checkpoints.close()
+    for mode, s in scores.items():
+        np.testing.assert_array_equal(again[mode].confusion, s.confusion)
+    jax.tree.map(np.testing.assert_array_equal, final_state(config, tmp_path), final_state(config, workdir))
+
+
+def test_a_full_disk_does_not_stop_a_run_unless_it_ends_with_it(tmp_path, monkeypatch, capsys):
+    config, save = tiny_config(), Checkpoints._save
+
+    def full(self, step, *args):
+        if step in steps:
+            raise OSError(28, "No space left on device")
+        save(self, step, *args)
+
+    monkeypatch.setattr(Checkpoints, "_save", full)
+    config.eval.modes = ("whole",)
+    config.train.steps = config.eval.every = 6
+    steps = (4,)
+    train(config, tmp_path / "goes on")
+    assert "step 4: " in capsys.readouterr().out
+    assert Checkpoints(tmp_path / "goes on/checkpoints", best="").steps() == [2, 6]
+    steps = (6,)
+    with pytest.raises(UserError, match=r"cannot be saved .*No space left"):
+        train(config, tmp_path / "ends")

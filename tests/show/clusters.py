@@ -109,6 +109,7 @@ def under_open_mpi(folder):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
+        folder.chmod(0o755)  # munge has a user of its own
         environment = {"JAX_PLATFORMS": "cpu"}
         sh("bash", "launch/local.sh", "2", *ARGS, "--workdir", folder / "local", environment=environment)
         expected = final_weights(folder / "local")

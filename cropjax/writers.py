@@ -5,6 +5,7 @@ not, so import this module before `clu.metric_writers` or `clu.periodic_actions`
 any order.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -14,6 +15,7 @@ import time
 import types
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # noqa: E402
 from tensorboard.plugins.image import metadata as image_metadata  # noqa: E402
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb  # noqa: E402
 from tensorboard.plugins.text.summary_v2 import text_pb  # noqa: E402
-from tensorboard.summary.writer.event_file_writer import EventFileWriter  # noqa: E402
+from tensorboard.summary.writer import event_file_writer  # noqa: E402
 from tensorboard.util.tensor_util import make_tensor_proto  # noqa: E402
 
 
@@ -99,6 +101,8 @@ class _Persistent(_StillsWriter):
         except OSError as error:
             if self._writer is not None:
                 logging.warning("%s cannot be written (%s): what comes now is lost", self._path, error.strerror)
+                with contextlib.suppress(OSError):
+                    self._writer.close()
             self._writer = None
 
     def write_summaries(self, step, values, metadata=None):
@@ -136,9 +140,15 @@ class EventWriter(_StillsWriter):
     """
 
     def __init__(self, logdir, first_step=0):
-        self._file = EventFileWriter(str(logdir))
+        # TensorBoard reads a run's files in the order of the times in their names. Where the clock was set back since,
+        # ours would come first: our time is then ahead of the clock.
+        before = list(Path(logdir).glob("events.out.tfevents.*"))
+        latest = max((max(int(path.name.split(".")[3]), path.stat().st_mtime) for path in before), default=0)
+        self._ahead = max(0, latest + 1 - time.time())
+        with mock.patch.object(event_file_writer, "time", types.SimpleNamespace(time=self._now)):
+            self._file = event_file_writer.EventFileWriter(str(logdir))
         start = SessionLog(status=SessionLog.START)
-        self._file.add_event(Event(wall_time=time.time(), step=int(first_step) + 1, session_log=start))
+        self._file.add_event(Event(wall_time=self._now(), step=int(first_step) + 1, session_log=start))
         self.flush()
 
     def write_summaries(self, step, values, metadata=None):
@@ -183,7 +193,10 @@ class EventWriter(_StillsWriter):
         self._write(step, Summary(value=[Summary.Value(tag=tag, tensor=tensor, metadata=metadata)]))
 
     def _write(self, step, summary):
-        self._file.add_event(Event(wall_time=time.time(), step=int(step), summary=summary))
+        self._file.add_event(Event(wall_time=self._now(), step=int(step), summary=summary))
+
+    def _now(self):
+        return time.time() + self._ahead
 
 
 class JsonLinesWriter(_StillsWriter):

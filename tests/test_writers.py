@@ -1,6 +1,5 @@
 import contextlib
 import io
-import itertools
 import json
 import os
 import socket
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 import urllib.request
 from pathlib import Path
 
@@ -21,25 +21,11 @@ from tensorboard.summary.writer import event_file_writer
 from tensorboard.util.tensor_util import make_ndarray
 
 import cropjax
+from cropjax import writers
 from cropjax.errors import UserError
-from cropjax.writers import create_writer
+from cropjax.writers import JsonLinesWriter, create_writer
 
 ROOT = str(Path(cropjax.__file__).parents[1])
-
-
-@pytest.fixture(autouse=True)
-def file_names_in_order(monkeypatch):
-    """tensorboard reads the files of a folder by name, which a process that opens two in a second must not mix."""
-    seconds = itertools.count(1_700_000_000)
-    monkeypatch.setattr(event_file_writer, "time", FakeTime(seconds))
-
-
-class FakeTime:
-    def __init__(self, seconds):
-        self._seconds = seconds
-
-    def time(self):
-        return next(self._seconds)
 
 
 def events(workdir):
@@ -157,8 +143,13 @@ def test_hparams(tmp_path):
     assert shown == expected
 
 
+@pytest.mark.parametrize("seconds", [0, -3600, 3600], ids=["at once", "clock set back", "clock set forward"])
 @pytest.mark.parametrize("first_step", [0, 4])
-def test_a_resumed_run_discards_what_the_killed_one_wrote_later(tmp_path, first_step):
+def test_a_resumed_run_discards_what_the_killed_one_wrote_later(tmp_path, first_step, seconds, monkeypatch):
+    now = time.time()
+    clock = types.SimpleNamespace(time=lambda: now)
+    monkeypatch.setattr(event_file_writer, "time", clock)
+    monkeypatch.setattr(writers, "time", clock)
     writer = create_writer(tmp_path)
     writer.write_hparams({"seed": 0})
     for step in range(0, 10, 2):
@@ -168,6 +159,7 @@ def test_a_resumed_run_discards_what_the_killed_one_wrote_later(tmp_path, first_
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "lo')  # killed within a line
 
+    now += seconds
     writer = create_writer(tmp_path, first_step=first_step)
     kept = [step for step in range(0, 10, 2) if step <= first_step]
     assert [line["step"] for line in lines(tmp_path)] == kept
@@ -193,6 +185,21 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "run").write_text("a file")
     with pytest.raises(UserError, match=r"cannot write to .*run \(File exists\); name another --workdir"):
         create_writer(tmp_path / "run")
+
+
+def test_a_writer_outlives_a_full_disk(tmp_path, monkeypatch, caplog):
+    writer = create_writer(tmp_path)
+    writer.write_scalars(1, {"loss": 1})
+    write = JsonLinesWriter.write_scalars
+    monkeypatch.setattr(JsonLinesWriter, "write_scalars", lambda *args: (_ for _ in ()).throw(OSError(28, "no space")))
+    writer.write_scalars(2, {"loss": 2})
+    writer.write_scalars(3, {"loss": 3})
+    monkeypatch.setattr(JsonLinesWriter, "write_scalars", write)
+    writer.write_scalars(4, {"loss": 4})
+    writer.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 4]
+    assert scalars(tmp_path, "loss") == {1: 1, 2: 2, 3: 3, 4: 4}
+    assert "metrics.jsonl cannot be written (no space): what comes now is lost" in caplog.text
 
 
 CLU = "import clu.metrics, clu.parameter_overview, clu.asynclib, clu.values, clu.profiler"

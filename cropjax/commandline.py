@@ -111,13 +111,14 @@ def _start(command, joins):
 
     from cropjax.validation import validate
 
-    if joins:
-        distributed.join()
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
-    workdir = Path(WORKDIR.value or Path("runs", config_name(config_flags.get_config_filename(flags.FLAGS["config"]))))
-    if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
-        _cache_programs(workdir.absolute().parent / ".xla-cache")
-    command(validate(CONFIG.value), workdir)
+    with distributed.together() if joins else contextlib.nullcontext():
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
+        workdir = Path(
+            WORKDIR.value or Path("runs", config_name(config_flags.get_config_filename(flags.FLAGS["config"])))
+        )
+        if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
+            _cache_programs(workdir.absolute().parent / ".xla-cache")
+        command(validate(CONFIG.value), workdir)
 
 
 def _cache_programs(folder):

@@ -11,14 +11,15 @@ JAX_COORDINATOR_ADDRESS, host:port of the first process, overrides what Slurm or
 too, but gives a process one GPU always, and not its whole node where it is the only one there.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from cropjax.errors import UserError
+from cropjax.errors import Stopped, UserError
 
 HEARTBEAT = 30  # seconds without a sign of life, after which JAX's coordinator ends all processes; JAX's own is 100
 LOST = 3  # exit status where another process is lost or hangs: start again
@@ -126,6 +127,23 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
             f"all stop within {2 * HEARTBEAT} s, and the same command goes on from the last checkpoint",
             flush=True,
         )
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Joins the others for the body, and lets go of them, if that ends well, when all have ended it."""
+    join()
+    try:
+        yield
+    except Stopped:
+        _part()
+        raise
+    _part()
+
+
+def _part():
+    if several():
+        sys.modules["jax"].distributed.shutdown()
 
 
 def several() -> bool:

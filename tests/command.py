@@ -27,6 +27,14 @@ class Command:
     def send(self, number):
         os.kill(self._process.pid, number)
 
+    def children(self):
+        """The numbers of the processes that it has started, and theirs."""
+        found = [self._process.pid]
+        for pid in found:
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
+        return found[1:]
+
     def read(self):
         """What it has written so far, both streams."""
         return "".join(path.read_text() for path in self._streams if path.exists())

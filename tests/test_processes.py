@@ -1,6 +1,7 @@
 """Real processes that train together: they give what one gives, and none of them hangs when one is lost."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -151,3 +152,19 @@ def test_a_second_run_in_the_folder_is_refused_by_name(finished, tmp_path):
     assert second.returncode == 2
     assert f"{tmp_path / 'run'}: another run is at work there (process " in second.stderr
     assert running.wait(60).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_run_leaves_its_data_workers_their_work(finished, tmp_path):
+    """As Slurm sends it: the run still needs batches until it has saved."""
+    run = Command("cropjax.main", f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.data.workers=2")
+    wait_for(4, tmp_path, [run])
+    workers = run.children()
+    assert len(workers) >= 2
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+    wait_for(6, tmp_path, [run])
+    run.send(signal.SIGTERM)
+    result = run.wait(60)
+    assert result.returncode == 0, result
+    assert "stopped by SIGTERM" in result.stdout

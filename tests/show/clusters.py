@@ -67,10 +67,7 @@ def under_slurm(folder):
         say("slurm: submitted job", job)
 
         def state():
-            return slurm("squeue", "--noheader", "--format=%T", f"--jobs={job}") if alive() else "ENDED"
-
-        def alive():
-            return job in slurm("squeue", "--noheader", "--format=%i", "--states=all").split()
+            return slurm("scontrol", "show", "job", job).split("JobState=")[1].split()[0]
 
         for step, disturb in ((15, ["scontrol", "requeue", job]), (50, ["scancel", "--signal=TERM", job])):
             wait_until(f"step {step}", lambda step=step: last_step(workdir) >= step)
@@ -79,7 +76,7 @@ def under_slurm(folder):
             wait_until("queued again", lambda: state() == "PENDING")
             say("slurm: queued again after step", last_step(workdir))
             slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # and not in two minutes
-        wait_until("its end", lambda: state() in ("COMPLETED", "FAILED", "CANCELLED", "ENDED"), 600)
+        wait_until("its end", lambda: state() in ("COMPLETED", "FAILED", "CANCELLED"), 600)
         say("slurm: ended", state())
     finally:
         log = "\n".join(path.read_text() for path in folder.glob("slurm-*.out"))

@@ -5,7 +5,7 @@ BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: install demo test test-configs test-docs test-slow parity lint fix lock show claims clean
+.PHONY: install demo test test-configs test-docs test-slow parity lint fix lock show scale claims clean
 
 install: .venv/installed
 
@@ -71,8 +71,9 @@ show: install
 	$(BIN)/python tests/show/parity.py
 	$(PYTEST) tests/test_parity.py tests/test_op_parity.py tests/test_huggingface_parity.py \
 		tests/test_devices.py -m ""
-	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float64 4x1 2x2 1x4
-	XLA_FLAGS=--xla_force_host_platform_device_count=4 $(BIN)/python tests/devices.py float32 4x1 2x2 1x4
+	set -e; for network in $(NETWORKS); do for dtype in float64 float32; do \
+		XLA_FLAGS=--xla_force_host_platform_device_count=8 $(BIN)/python tests/devices.py $$dtype $$network \
+		2x1 1x4 8x1 2x4; done; done
 	$(BIN)/python tests/show/kill.py
 	$(BIN)/python tests/show/streets_speed.py
 	set -e; for network in $(NETWORKS); do $(BIN)/python -m cropjax.main --config configs/demo.py:$$network; done
@@ -82,6 +83,14 @@ show: install
 	$(if $(CAMVID),set -e; for network in deeplab pspnet segformer segnext; do $(BIN)/python -m cropjax.main \
 		--config configs/camvid_$$network.py --config.data.root=$(CAMVID); done, \
 		@echo "CAMVID is not set: the runs on it were not made")
+
+# The measurements of docs/scale.md. As root on Debian with slurm-wlm, munge, openmpi-bin and iproute2.
+scale: install
+	set -e; for config in deeplab_769 pspnet_769 segformer_b3_769 segnext_b_769; do \
+		$(BIN)/python tests/show/sharded_programs.py $$config; done
+	$(BIN)/python tests/show/clusters.py
+	$(BIN)/python tests/show/faults.py
+	$(BIN)/python tests/show/scaling.py
 
 # What the study states beside what the instruments find; takes 30 to 45 minutes.
 claims: install

@@ -2,34 +2,72 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cropjax.config import NETWORKS
+
 TESTS = Path(__file__).parent
 
 
-def compare(*args):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+def start(*args, devices, environment=()):
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | dict(environment)
     command = [sys.executable, str(TESTS / "devices.py"), *args]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("meshes", [["4x1"], pytest.param(["2x2", "1x4"], marks=pytest.mark.slow)], ids=str)
-def test_float64_is_the_same_on_any_mesh(meshes):
-    for name, difference in compare("float64", *meshes).items():
+def found(processes):
+    outputs = [process.communicate() for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    return json.loads(outputs[0][0].splitlines()[-1])
+
+
+def compare(*args, devices=4):
+    return found([start(*args, devices=devices)])
+
+
+def compare_processes(*args, count, devices):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{}".format(s.getsockname()[1])
+    common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
+    return found([start(*args, devices=devices, environment=common | {"JAX_PROCESS_ID": str(i)}) for i in range(count)])
+
+
+def assert_same(differences):
+    for name, difference in differences.items():
         assert difference["update"] < 1e-9, name
-        assert difference["first_loss"] < 1e-12, name
-        assert difference["exchanging_loops"] == 0, name
+        assert difference["first_loss"] < 1e-10, name
+        if "accumulated" not in name:  # whose parts are a loop
+            assert difference["exchanging_loops"] == 0, name
+
+
+@pytest.mark.parametrize(
+    ("network", "meshes"),
+    [
+        ("deeplabv3plus", ["4x1"]),
+        *(pytest.param(network, ["2x2", "1x4"], marks=pytest.mark.slow) for network in NETWORKS),
+    ],
+    ids=str,
+)
+def test_float64_is_the_same_on_any_mesh(network, meshes):
+    assert_same(compare("float64", network, *meshes))
 
 
 @pytest.mark.slow
-def test_float32_differs_no_more_than_a_permuted_batch():
-    found = compare("float32", "4x1", "2x2", "1x4")
+@pytest.mark.parametrize(("count", "devices", "meshes"), [(2, 1, ["2x1"]), (2, 2, ["4x1", "2x2"]), (4, 1, ["4x1"])])
+def test_float64_is_the_same_in_several_processes(count, devices, meshes):
+    assert_same(compare_processes("float64", "deeplabv3plus", *meshes, count=count, devices=devices))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_float32_differs_no_more_than_a_permuted_batch(network):
+    found = compare("float32", network, "4x1", "2x2", "1x4")
     for groups in (1, 4):
         scale = found[f"groups {groups}, permuted batch"]["update"]
         for name, difference in found.items():

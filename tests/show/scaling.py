@@ -159,20 +159,18 @@ def main():
     modelled = one / (one + extra), one / (half + extra)
     print(f"Weak: efficiency {100 * one / weak:.0f} %, the model says {100 * modelled[0]:.0f} %.")
     print(f"Strong: speed-up {one / strong:.2f}, the model says {modelled[1]:.2f}.\n")
-    print(
-        "| config | all-reduces | gradients | GPUs | sum of gradients | small sums | efficiency, overlap 0 | overlap 1 |"
-    )
+    print("| config | all-reduces | gradients | GPUs | their sum | small sums | efficiency, overlap 0 | overlap 1 |")
     print("|---|---|---|---|---|---|---|---|")
     for config, seconds in MEASURED.items():
         count, _, gradients, norms = program(config, 512, 16)
         for n, latency in LATENCY.items():
             reduce, waits = reduction(n, gradients), 4 * norms * latency
             efficiency = [seconds / (seconds + waits + max(0, reduce - share * seconds / 2)) for share in (0, 1)]
-            print(
-                f"| `{config}` | {count} | {gradients / 1e6:.0f} MB | {n} | {1e3 * reduce:.2f} ms | {1e3 * waits:.2f} ms | "
-                f"{100 * efficiency[0]:.0f} % | {100 * efficiency[1]:.0f} % |",
-                flush=True,
-            )
+            cells = [f"`{config}`", count, f"{gradients / 1e6:.0f} MB", n]
+            cells += [f"{1e3 * part:.2f} ms" for part in (reduce, waits)] + [
+                f"{100 * part:.0f} %" for part in efficiency
+            ]
+            print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def compare(*args, devices=4):
 def compare_processes(*args, count, devices):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(s.getsockname()[1])
+        address = f"127.0.0.1:{s.getsockname()[1]}"
     common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
     return found([start(*args, devices=devices, environment=common | {"JAX_PROCESS_ID": str(i)}) for i in range(count)])
 

@@ -85,6 +85,7 @@ def finished(tmp_path_factory):
     return workdir, results
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(finished, tmp_path):
     """Weights as near as float32 lets them, far below what a step moves; the evaluation of the same to the digit."""
     workdir, _ = finished
@@ -112,7 +113,7 @@ def test_the_first_process_alone_speaks_and_writes(finished):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.parametrize("victims", [(1,), (0, 1)], ids=["one", "both"])
+@pytest.mark.parametrize("victims", [(1,), pytest.param((0, 1), marks=pytest.mark.slow)], ids=["one", "both"])
 def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(finished, tmp_path, victims):
     processes = start(2, tmp_path, CROPJAX_SAVED_STATUS=75)
     wait_for(4, tmp_path, processes)
@@ -127,6 +128,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(finished, tmp_path, 
     assert_same_run(tmp_path, finished[0])
 
 
+@pytest.mark.slow
 def test_a_killed_process_stops_the_others_and_one_device_goes_on(tmp_path):
     processes = start(2, tmp_path)
     wait_for(4, tmp_path, processes)
@@ -142,6 +144,7 @@ def test_a_killed_process_stops_the_others_and_one_device_goes_on(tmp_path):
     final_state(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_folder_is_refused_by_name(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     longer = "--config.train.steps=1000"

@@ -1,13 +1,15 @@
 import json
+import os
 
 import jax
 import numpy as np
 import pytest
+from command import SERVER
 from ml_collections import ConfigDict
 
 from cropjax.config import defaults
 from cropjax.errors import UserError
-from cropjax.workdir import load_config, prepare
+from cropjax.workdir import _locked, load_config, prepare
 
 
 def config(**changes):
@@ -115,3 +117,35 @@ def test_a_failed_write_leaves_the_old_config(tmp_path):
     with pytest.raises(UserError, match="choose another --workdir"):
         prepare(tmp_path, config(**{"train.steps": 1}))
     assert (tmp_path / "config.json").read_text() == before
+
+
+def hold(workdir, held, done):
+    with _locked(workdir / "lock"):
+        held.set()
+        done.wait(60)
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path):
+    held, done = SERVER.Event(), SERVER.Event()
+    process = SERVER.Process(target=hold, args=(tmp_path, held, done))
+    process.start()
+    assert held.wait(60)
+    with pytest.raises(UserError, match=rf"{tmp_path}: another run is at work there \(process {process.pid} on "):
+        prepare(tmp_path, config())
+    done.set()
+    process.join()
+    with prepare(tmp_path, config()):
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
+    run = defaults("pspnet")
+    prepare(tmp_path, run).close()
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["train"]["accumulate"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    prepare(tmp_path, run).close()
+    run.train.accumulate = 2
+    with pytest.raises(UserError, match=r"train\.accumulate is 1 there and 2 here"):
+        prepare(tmp_path, run)

@@ -28,7 +28,7 @@ from PIL import Image
 from tiny import tiny_config
 
 import cropjax
-from cropjax import distributed
+from cropjax import commandline, distributed
 from cropjax.config import build_model
 from cropjax.convert import load_torch_state, write_safetensors
 from cropjax.data import archives, browse, files, prepare, store
@@ -591,3 +591,36 @@ def test_a_coordinator_for_one_machine_is_for_it_alone(monkeypatch, host):
     names = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
     distributed.join(dict(zip(names, (f"{host}:1234", "2", "0"), strict=True)))
     assert given["coordinator_bind_address"] == f"{host}:1234"
+
+
+def test_where_one_machine_has_all_processes_the_coordinator_is_for_it_alone(monkeypatch):
+    given = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **more: given.extend([*args, more]))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    environ = {f"OMPI_COMM_WORLD_{name}": value for name, value in zip(names, "1212", strict=True)}
+    distributed.join(environ | {"JAX_COORDINATOR_ADDRESS": "192.0.2.2:1234"})
+    assert given[0] == given[1]["coordinator_bind_address"] == "127.0.0.1:1234"
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "used"), [(0o755, 0, True), (0o775, 0, True), (0o777, 0, False), (0o755, 1, False)]
+)
+def test_compiled_programs_of_others_are_not_run(tmp_path, monkeypatch, mode, owner, used):
+    folder = tmp_path / ".xla-cache"
+    folder.mkdir()
+    folder.chmod(mode)
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + owner)
+    updates = []
+    monkeypatch.setattr(jax.config, "update", lambda *args: updates.append(args))
+    commandline._cache_programs(folder)
+    assert updates == [("jax_compilation_cache_dir", str(folder))] * used
+
+
+def test_a_message_is_one_line_that_no_terminal_obeys(capsys):
+    def fail():
+        raise UserError("no \x1b[31mrecord\n\x07 é")
+
+    with pytest.raises(SystemExit):
+        commandline._guarded(fail)
+    assert capsys.readouterr().err == "cropjax: no \\x1b[31mrecord\\n\\x07 é\n"

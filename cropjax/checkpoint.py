@@ -3,8 +3,8 @@
 A checkpoint is one folder `<folder>/<step>` with two Orbax items, committed together by one rename:
 
     state   the arrays
-    seal    JSON: shape, dtype and CRC-32 of every leaf as it was in memory, the metrics of the save, and a digest of
-            the seal itself
+    seal    JSON: shape, dtype and CRC-32 of every leaf as it was in memory, the metrics of an evaluation, once there
+            are any, and a digest of the seal itself
 
 The seal is there because Orbax restores a flipped bit as a wrong value without a word. It is computed before `save`
 returns, so the caller may donate the state to the next step at once.
@@ -37,8 +37,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
-from cropjax.distributed import agree, somewhere
+from cropjax.distributed import agree, same, somewhere
 from cropjax.errors import UserError
+from cropjax.workdir import write_text
 
 # Orbax logs every phase of a save, and tracebacks of what it raises anyway, through the logger that is also ours.
 python_logging.getLogger("absl").addFilter(lambda record: "/orbax/checkpoint/" not in record.pathname)
@@ -95,28 +96,37 @@ class Checkpoints:
             return []
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
-    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None, *, replace: bool = False) -> None:
+    def save(self, step: int, state: Any) -> None:
         """Starts to write `state`, which is copied to the host before this returns.
 
-        `metrics` is None for a save without an evaluation. Waits for the save before this one; UserError if that one
-        or this one cannot be written, or if `step` is there already and is not to be replaced.
+        Waits for the save before this one; UserError if that one or this one cannot be written, or if `step` is there
+        already.
         """
         state = _on_host(state)
         with self._saving():
             if jax.process_index() == 0:
-                self._save(step, state, metrics, replace)
+                self._save(step, state)
 
-    def _save(self, step, state, metrics, replace):
+    def _save(self, step, state):
         self._prepare_to_save()
         if step in self._manager.all_steps():
-            if not replace:
-                raise UserError(f"{self.folder / str(step)} exists already: delete it or choose another --workdir")
-            self._manager.delete(step)
-        seal = _seal(state, metrics)
+            raise UserError(f"{self.folder / str(step)} exists already: delete it or choose another --workdir")
         self._scores.pop(step, None)  # of a save of this step that failed or was set aside
-        self._scores |= _score(step, seal, self._best)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), seal=ocp.args.JsonSave(seal))
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), seal=ocp.args.JsonSave(_seal(state)))
         self._manager.save(step, args=items, force=True)
+
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes into the seal of `step`, all or nothing, what an evaluation of it has found.
+
+        Waits for the save; UserError if it failed, or if this cannot be written.
+        """
+        with self._saving():
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                with self._undamaged(step):
+                    seal = self._read_seal(step) | {"metrics": {name: float(value) for name, value in metrics.items()}}
+                write_text(self.folder / str(step) / "seal" / "metadata", json.dumps(_digested(seal)))
+                self._scores |= _score(step, seal, self._best)
 
     def wait(self) -> None:
         """Returns when the last save is on disk; UserError if it is not."""
@@ -132,8 +142,16 @@ class Checkpoints:
             self._manager.close()
 
     def evaluated(self, step: int) -> bool:
-        """Whether the checkpoint of `step` carries metrics."""
-        return bool(self._read_seal(step)["metrics"])
+        """Whether the checkpoint of `step` carries metrics; UserError if it is damaged."""
+        with self._undamaged(step):
+            return bool(self._read_seal(step)["metrics"])
+
+    @contextlib.contextmanager
+    def _undamaged(self, step):
+        try:
+            yield
+        except _Damaged as damage:
+            raise UserError(f"{self.folder / str(step)} is damaged ({damage})") from None
 
     def restore(self, template: Any, step: int | Literal["latest", "best"] = "latest") -> tuple[int, Any] | None:
         """The step and its state, or None if there is no checkpoint.
@@ -145,6 +163,7 @@ class Checkpoints:
         """
         self.wait()
         steps = self.steps()
+        same(zlib.crc32(str(steps).encode()), f"checkpoints in {self.folder}")
         if not steps:
             return None
         if step == "latest":
@@ -199,6 +218,7 @@ class Checkpoints:
         agree(mistake)
         if somewhere(damage is not None):
             raise damage or _Damaged("another process cannot read it")
+        same(zlib.crc32(json.dumps(leaves, sort_keys=True).encode()), str(self.folder / str(step)))
         return jax.tree.map(
             lambda x, form: jax.make_array_from_callback(x.shape, form.sharding, lambda i: x[i]), state, template
         )
@@ -263,21 +283,21 @@ class Checkpoints:
 
 
 def _on_host(state):
-    """Copies of a state's arrays in NumPy, whole, however they are placed."""
+    """Copies of a state's arrays in NumPy, whole, however they are placed; None in a process that writes none."""
 
     def whole(x):
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
             return multihost_utils.process_allgather(x, tiled=True)
-        return np.array(x)
+        return np.array(x) if jax.process_index() == 0 else None
 
     return jax.tree.map(whole, state)
 
 
-def _seal(state, metrics):
-    seal = {
-        "leaves": _leaves(state),
-        "metrics": {name: float(value) for name, value in (metrics or {}).items()},
-    }
+def _seal(state):
+    return _digested({"leaves": _leaves(state), "metrics": {}})
+
+
+def _digested(seal):
     return seal | {"digest": _json_digest(seal)}
 
 

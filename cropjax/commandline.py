@@ -52,7 +52,8 @@ def _guarded(function, *args):
         distributed.leave(130)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in OF_THE_FOLDER:
-            print(f"cropjax: {error.filename}: {error.strerror}; mend that, or name another folder", file=sys.stderr)
+            place = _printable(str(error.filename or "the disk"))
+            print(f"cropjax: {place}: {error.strerror}; mend that, or name another folder", file=sys.stderr)
             distributed.leave(2)
         if not distributed.several():
             raise
@@ -111,6 +112,7 @@ def _start(command, joins):
 
     from cropjax.validation import validate
 
+    config = validate(CONFIG.value)
     with distributed.together() if joins else contextlib.nullcontext():
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
         workdir = Path(
@@ -118,7 +120,7 @@ def _start(command, joins):
         )
         if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
             _cache_programs(workdir.absolute().parent / ".xla-cache")
-        command(validate(CONFIG.value), workdir)
+        command(config, workdir)
 
 
 def _cache_programs(folder):
@@ -126,7 +128,7 @@ def _cache_programs(folder):
     import jax
 
     if folder.exists():
-        about = folder.stat()
+        about = folder.lstat()
         if about.st_uid != os.getuid() or about.st_mode & stat.S_IWOTH:
             logging.warning("%s is not used: others can write there; JAX_COMPILATION_CACHE_DIR names another", folder)
             return

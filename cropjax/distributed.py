@@ -4,8 +4,8 @@ A process that runs alone needs none of it. The environment tells who started us
 
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID    by hand; JOB_COMPLETION_INDEX of a Kubernetes Job
                                                                   stands for the last
+    OMPI_COMM_WORLD_SIZE, ...                                     a rank of Open MPI's `mpirun`, within Slurm too
     SLURM_STEP_NODELIST, ...                                      a task of `srun`
-    OMPI_COMM_WORLD_SIZE, ...                                     a rank of Open MPI's `mpirun`
 
 JAX_COORDINATOR_ADDRESS, host:port of the first process, overrides what Slurm or Open MPI give. JAX finds such things
 too, but gives a process one GPU always, and not its whole node where it is the only one there.
@@ -15,7 +15,9 @@ import contextlib
 import dataclasses
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 
@@ -23,7 +25,11 @@ from cropjax.errors import Stopped, UserError
 
 HEARTBEAT = 30  # seconds without a sign of life, after which JAX's coordinator ends all processes; JAX's own is 100
 LOST = 3  # exit status where another process is lost or hangs: start again
+GRACE = 3  # seconds
 EPHEMERAL = 61440  # ports from here on are picked by the number of the job
+
+# What asks a run to stop: schedulers before they take a machine away, and what a job asks for before its time is over.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 # What the libraries that exchange arrays raise when another process has gone, in JAX's words and theirs.
 _OF_A_PEER = re.compile(
@@ -56,6 +62,11 @@ def find_place(environ: Mapping[str, str]) -> Place | None:
         index = "JAX_PROCESS_ID" if "JAX_PROCESS_ID" in environ else "JOB_COMPLETION_INDEX"
         launcher = "the environment" if index == "JAX_PROCESS_ID" else "Kubernetes"
         place = Place(launcher, address, _number(environ, index), _number(environ, "JAX_NUM_PROCESSES"))
+    elif "OMPI_COMM_WORLD_SIZE" in environ:
+        names = [f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")]
+        place = Place(
+            "Open MPI", address or _open_mpi_coordinator(environ), *(_number(environ, name) for name in names)
+        )
     elif "SLURM_STEP_NODELIST" in environ and "SLURM_PROCID" in environ:
         place = Place(
             "Slurm",
@@ -64,11 +75,6 @@ def find_place(environ: Mapping[str, str]) -> Place | None:
             _number(environ, "SLURM_NTASKS"),
             _number(environ, "SLURM_LOCALID"),
             _tasks_here(environ),
-        )
-    elif "OMPI_COMM_WORLD_SIZE" in environ:
-        names = [f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")]
-        place = Place(
-            "Open MPI", address or _open_mpi_coordinator(environ), *(_number(environ, name) for name in names)
         )
     else:
         return None
@@ -136,6 +142,8 @@ def together() -> Iterator[None]:
     try:
         yield
     except Stopped:
+        for number in SIGNALS:  # it is stopping: a scheduler that repeats itself must not change how it ends
+            signal.signal(number, signal.SIG_IGN)
         _part()
         raise
     _part()
@@ -166,6 +174,17 @@ def agree(failure: UserError | None) -> None:
         raise failure or UserError("another process has failed, see its message")
 
 
+def same(values, what: str) -> None:
+    """Raises in every process if `values`, numbers of up to 32 bits, are not the same in all; all call it."""
+    if several():
+        import numpy as np
+        from jax.experimental import multihost_utils
+
+        found = multihost_utils.process_allgather(np.asarray(values, np.uint32))
+        if (found != found[0]).any():
+            raise UserError(f"the processes of the run do not see the same {what}: put it on a disk that all share")
+
+
 def leave(status: int) -> None:
     """Ends this process. One of several does it at once: at a usual exit JAX would wait for the others.
 
@@ -174,15 +193,16 @@ def leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if several():
+        if sys.modules["jax"].process_index() == 0:
+            time.sleep(GRACE)  # with the coordinator gone JAX ends them at once, whatever they were about to say
         os._exit(status)
     sys.exit(status)
 
 
 def leave_after(error: Exception) -> None:
-    """Ends one process of several that cannot go on: one line if others are lost, else the traceback."""
-    lost = _OF_A_PEER.search(str(error))
-    if lost is None:
-        traceback.print_exception(error)
+    """Ends one process of several that cannot go on: the traceback, and a line if it says that others are lost."""
+    traceback.print_exception(error)
+    if not _OF_A_PEER.search(str(error)):
         leave(1)
     import jax
 

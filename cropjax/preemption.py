@@ -6,19 +6,19 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from cropjax.distributed import SIGNALS
 
 
 class Preemption:
     """Within it, SIGTERM and SIGUSR1 ask the run to stop after the step under way.
 
-    Schedulers send SIGTERM before they take a machine away, and what a job asks for before its time is over, here
-    SIGUSR1. `asked` is the signal's name in the process that got one. In a run of several processes `agreed` is the
-    same in all, whoever got a signal. Outside the main thread, which alone gets signals, nothing is asked.
+    `asked` is the signal's name in the process that got one. In a run of several processes `agreed` is the same in all,
+    whoever got a signal, and `stops` what it said last. Outside the main thread, which alone gets signals, nothing is
+    asked.
     """
 
     def __init__(self, mesh):
-        self.asked = None
+        self.asked, self.stops = None, False
         self._pending = None
         if jax.process_count() > 1:
             everywhere = NamedSharding(mesh, PartitionSpec())
@@ -45,7 +45,9 @@ class Preemption:
         Among several it is what they said one call ago: by then the devices have exchanged it, and nobody waits.
         """
         if jax.process_count() == 1:
-            return self.asked is not None
+            self.stops = self.asked is not None
+            return self.stops
         mine = np.full(jax.local_device_count(), self.asked is not None)
         before, self._pending = self._pending, self._any(jax.make_array_from_process_local_data(self._flags, mine))
-        return before is not None and bool(jax.device_get(before))
+        self.stops = before is not None and bool(jax.device_get(before))
+        return self.stops

@@ -12,9 +12,9 @@ from cropjax.errors import UserError
 def make_mesh(*, data, space, batch_size=None):
     """A mesh with the axes `data` (splits the batch) and `space` (splits the rows of every crop), over all processes.
 
-    Either may be -1: the devices that are left. Both are: as many on `data` as `batch_size` can use, and the rest,
-    which would have nothing to do, on `space`. Without a `batch_size`, all on `data`. A process has neighbouring
-    devices, and `space`, which exchanges rows within every layer, lies within a process.
+    Either may be -1: the devices that are left. Both are: as many on `data` as `batch_size`, the images that go through
+    the network together, can use, and the rest, which would have nothing to do, on `space`. Without a `batch_size`, all
+    on `data`. A process has neighbouring devices, and `space`, which exchanges rows within every layer, lies within it.
 
     Raises:
         UserError: the two do not multiply to the devices, a batch does not divide, or `space` would span processes.
@@ -39,8 +39,8 @@ def make_mesh(*, data, space, batch_size=None):
         )
     if batch_size is not None and batch_size % data:
         raise UserError(
-            f"train.batch_size = {batch_size} does not divide among the {data} devices of mesh.data: make it a "
-            f"multiple of {data}, or set mesh.data = mesh.space = -1"
+            f"train.batch_size = {batch_size} (or so many in a part of train.accumulate) does not divide among the "
+            f"{data} devices of mesh.data: make it a multiple of {data}, or set mesh.data = mesh.space = -1"
         )
     return Mesh(np.reshape(devices, (data, space)), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 

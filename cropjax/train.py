@@ -23,6 +23,7 @@ from cropjax.config import (
 )
 from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.prefetch import Prefetch
+from cropjax.distributed import same
 from cropjax.errors import Stopped, UserError
 from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
 from cropjax.host_memory import StepMemory
@@ -108,7 +109,7 @@ def train(config, workdir):
     began = time.monotonic()
 
     # --------------------------------------------------------------------------------------------------- devices
-    mesh = make_mesh(**config.mesh, batch_size=config.train.batch_size)
+    mesh = make_mesh(**config.mesh, batch_size=config.train.batch_size // config.train.accumulate)
     first_process = jax.process_index() == 0
 
     def say(text):
@@ -143,179 +144,189 @@ def train(config, workdir):
     if not started:
         weights = initial_weights(weights, config, say)
     # Up to here nothing was written: a mistake leaves no run folder behind.
-    lock = run_folder.prepare(workdir, config, started=started)
-    start, state = checkpoints.restore(template) or (
-        0,
-        create_state(weights, direction, mesh, shard_optimizer=shard_optimizer),
-    )
-    if start >= total and checkpoints.evaluated(start):
-        checkpoints.close()
-        lock.close()
-        say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
-        return None
-    if start:
-        say(f"{workdir}: resuming after step {start}")
-    parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
-    shape = f" as data {mesh.shape['data']} x space {mesh.shape['space']}" if mesh.size > 1 else ""
-    say(
-        f"{config.model.name}, {parameters / 1e6:.3f} M parameters, devices: {mesh.size} x "
-        f"{jax.devices()[0].device_kind}{shape}, {len(train_source)} images to train on, {len(eval_source)} to evaluate"
-    )
-    scores = prior = None
-    stopped = False
-
-    def location_prior_scores():
-        count = min(config.eval.location_prior, len(train_source))
-        with Progress(count, unit="image", label="location prior", enabled=first_process) as counting:
-            found = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=counting)
-        say(f"location prior: mIoU {100 * found.summary['miou']:.2f}")
-        return found
-
-    def save(step, state, results, *, last):
-        """A save that fails, this one or the one before, ends the run only if there is no later one."""
-        try:
-            checkpoints.wait()
-        except UserError as error:
-            say(f"the save before step {step} failed: {error}")
-        try:
-            checkpoints.save(step, state, results, replace=step == start)
-        except UserError as error:
-            if last:
-                raise
-            good = ", ".join(map(str, checkpoints.steps()[-1:])) or "none"
-            say(f"step {step}: {error}; training goes on, the last good checkpoint is {good}")
-
-    def go_on(state):
-        """From step `start` to the end, or until a signal."""
-        nonlocal prior, scores, stopped
-        writer = create_writer(workdir, first_step=start, enabled=first_process)
-        position = run_folder.data_position(workdir, start)
-        batches = Prefetch(
-            build_batches(config, train_source, start_step=position, repeats=repeats),
-            partial(place, mesh=mesh),
-            patience=config.data.patience,
+    with (
+        run_folder.prepare(workdir, config, started=started),
+        contextlib.closing(checkpoints),
+        Preemption(mesh) as preemption,
+    ):
+        start, state = checkpoints.restore(template) or (
+            0,
+            create_state(weights, direction, mesh, shard_optimizer=shard_optimizer),
         )
-        window, window_start, window_time, skipped = None, start, 0.0, 0
+        if start > total or (start == total and checkpoints.evaluated(start)):
+            say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
+            return None
+        run_folder.forget_rollbacks(workdir, after=start)
+        if start:
+            say(f"{workdir}: resuming after step {start}")
+        parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
+        shape = f" as data {mesh.shape['data']} x space {mesh.shape['space']}" if mesh.size > 1 else ""
+        say(
+            f"{config.model.name}, {parameters / 1e6:.3f} M parameters, "
+            f"devices: {mesh.size} x {jax.devices()[0].device_kind}{shape}, "
+            f"{len(train_source)} images to train on, {len(eval_source)} to evaluate"
+        )
+        scores = prior = None
 
-        def flush(step):
-            """Fetches the averages since the last call and checks them; nothing not finite gets past this."""
-            nonlocal window, window_start
-            values = {name: float(value) for name, value in window.compute().items()}
-            bad = [name for name, value in values.items() if not np.isfinite(value)]
-            if bad:
-                steps = checkpoints.steps()
-                saved = f"the checkpoint of step {steps[-1]} is good" if steps else "none saved"
-                raise NotFiniteError(
-                    f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step} ({saved}): "
-                    f"lower optim.lr and take a new --workdir, or look at the data",
-                    step,
-                )
-            window, window_start = None, step
-            return values
+        def location_prior_scores():
+            count = min(config.eval.location_prior, len(train_source))
+            with Progress(count, unit="image", label="location prior", enabled=first_process) as counting:
+                found = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=counting)
+            say(f"location prior: mIoU {100 * found.summary['miou']:.2f}")
+            return found
 
-        # The order is a contract: step, log, evaluate, save. A checkpoint of step s holds the state after s steps, and
-        # the data go on from there.
-        with contextlib.ExitStack() as closing:
-            closing.callback(batches.close)
-            closing.callback(writer.close)
-            preemption = closing.enter_context(Preemption(mesh))
-            watchdog = closing.enter_context(Watchdog(config.train.patience))
-            # ------------------------------------------------------------------------------- once, before the loop
-            if start == 0:
-                writer.write_hparams(config.to_dict())
-                overview = parameter_overview.get_parameter_overview(weights["params"])
-                writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
-            if config.eval.location_prior and prior is None:
-                prior = location_prior_scores()
+        def try_to(save, step, *, last=False):
+            """Whether it worked. Where it did not, the run goes on, unless it was the last chance."""
+            try:
+                save()
+            except UserError as error:
+                if last:
+                    raise
+                good = ", ".join(map(str, checkpoints.steps()[-1:])) or "none"
+                say(f"step {step}: {error}; training goes on, the last good checkpoint is {good}")
+                return False
+            return True
+
+        def go_on(state):
+            """From step `start` to the end, or until a signal; the last step."""
+            nonlocal prior, scores
+            writer = create_writer(workdir, first_step=start, enabled=first_process)
+            position = run_folder.data_position(workdir, start)
+            same((position, len(train_source), len(eval_source)), f"data, or the same {workdir / 'rollbacks.json'}")
+            batches = Prefetch(
+                build_batches(config, train_source, start_step=position, repeats=repeats),
+                partial(place, mesh=mesh),
+                patience=config.data.patience,
+            )
+            window, window_start, window_time, skipped = None, start, 0.0, 0
+
+            def flush(step):
+                """Fetches the averages since the last call and checks them; nothing not finite gets past this."""
+                nonlocal window, window_start
+                values = {name: float(value) for name, value in window.compute().items()}
+                bad = [name for name, value in values.items() if not np.isfinite(value)]
+                if bad:
+                    steps = checkpoints.steps()
+                    saved = f"the checkpoint of step {steps[-1]} is good" if steps else "none saved"
+                    raise NotFiniteError(
+                        f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step} ({saved}): "
+                        f"lower optim.lr and take a new --workdir, or look at the data",
+                        step,
+                    )
+                window, window_start = None, step
+                return values
+
+            # The order is a contract: step, log, save, evaluate. A checkpoint of step s holds the state after s steps,
+            # and the data go on from there; what the evaluation finds is added to it.
+            with contextlib.ExitStack() as closing:
+                closing.callback(batches.close)
+                closing.callback(writer.close)
+                watchdog = closing.enter_context(Watchdog(config.train.patience))
+                # ------------------------------------------------------------------------------- once, before the loop
                 if start == 0:
-                    writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
-            # -------------------------------------------------------------------------------------------- the loop
-            # A run that was stopped in an evaluation begins with it.
-            evaluated = not itstime(start, config.eval.every, total) or start == 0 or checkpoints.evaluated(start)
-            progress = closing.enter_context(Progress(total, start, enabled=first_process))
-            for step in range(start + 1 if evaluated else start, total + 1):
-                if step == start + 1:
-                    with progress.pause(), watchdog.pause():  # no rate should count it
-                        batch, skipped = next(batches)
-                        train_step = jitted_step.lower(state, batch).compile()
-                        memory = StepMemory(train_step)
-                        say(f"first step starts after {time.monotonic() - began:.1f} s")
-                        state, window = jax.block_until_ready(train_step(state, batch))
-                        memory.give_back()
-                    say(f"first step done after {time.monotonic() - began:.1f} s")
-                elif step > start:
-                    batch, passed = next(batches)
-                    skipped += passed
-                    # A step waits for nothing that comes from the host or goes to it, but for its batch.
-                    with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
-                        state, report = train_step(state, batch)
-                    jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
-                    window = report if window is None else merge(window, report)
-                    memory.after_step()
-                watchdog.beat()
-
-                stopped = preemption.agreed()
-                evaluates = itstime(step, config.eval.every, total) and not stopped
-                saves = evaluates or stopped or itstime(step, config.train.checkpoint_every, total)
-
-                if step > start and (saves or itstime(step, config.train.log_every, total)):
-                    steps = step - max(window_start, start + 1)
-                    values = flush(step)
-                    seconds, window_time = progress.elapsed - window_time, progress.elapsed
-                    if steps:
-                        values["images_per_second"] = steps * config.train.batch_size / seconds
-                    if config.data.on_error == "skip":
-                        values["skipped"], skipped = sum_over_processes(skipped), 0
-                    writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
-                    progress.line(step, loss=values["loss"], lr=values["lr"])
-                else:
-                    progress.update(step)
-
-                results = None
-                if evaluates:
-                    with progress.pause(), watchdog.pause():
-                        found = evaluate(
-                            score,
-                            state,
-                            eval_source,
-                            config,
-                            mesh,
-                            panels=config.eval.panels,
-                            stops=lambda: preemption.asked is not None,
-                        )
-                    stopped = found is None
-                    if not stopped:
-                        scores, pictures = found
-                        results = summarize(scores)
-                        per_class = {
-                            f"{mode}/iou/{name}": value
-                            for mode, s in scores.items()
-                            for name, value in zip(labels.names, s.iou, strict=True)
-                        }
-                        writer.write_scalars(step, {f"eval/{k}": v for k, v in (results | per_class).items()})
-                        if pictures:
-                            writer.write_images(step, {"eval/panels": contact_sheet(list(pictures.values()))[None]})
-                        say(f"step {step}: " + "  ".join(f"{k} {100 * v:.2f}" for k, v in results.items()))
-
-                if saves and (step > start or results):
-                    with progress.pause(), watchdog.pause():
-                        save(step, state, results, last=stopped or step == total)
-                        writer.flush()
-                        if step > start:
+                    writer.write_hparams(config.to_dict())
+                    overview = parameter_overview.get_parameter_overview(weights["params"])
+                    writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
+                if config.eval.location_prior and prior is None:
+                    prior = location_prior_scores()
+                    if start == 0:
+                        writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
+                # -------------------------------------------------------------------------------------------- the loop
+                # A run that was stopped in an evaluation begins with it.
+                evaluated = not itstime(start, config.eval.every, total) or start == 0 or checkpoints.evaluated(start)
+                progress = closing.enter_context(Progress(total, start, enabled=first_process))
+                for step in range(start + 1 if evaluated else start, total + 1):
+                    if step == start + 1:
+                        with progress.pause(), watchdog.pause():  # no rate should count it
+                            batch, skipped = next(batches)
+                            train_step = jitted_step.lower(state, batch).compile()
+                            memory = StepMemory(train_step)
+                            say(f"first step starts after {time.monotonic() - began:.1f} s")
+                            state, window = jax.block_until_ready(train_step(state, batch))
                             memory.give_back()
-                if stopped:
-                    progress.update(step)
-                    return preemption.asked or "a signal to another process"
-        return None
+                        say(f"first step done after {time.monotonic() - began:.1f} s")
+                    elif step > start:
+                        batch, passed = next(batches)
+                        skipped += passed
+                        # A step waits for nothing that comes from the host or goes to it, but for its batch.
+                        with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
+                            state, report = train_step(state, batch)
+                        jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
+                        window = report if window is None else merge(window, report)
+                        memory.after_step()
+                    watchdog.beat()
 
-    try:
+                    stops = preemption.agreed()
+                    evaluates = itstime(step, config.eval.every, total)
+                    saves = step > start and (evaluates or stops or itstime(step, config.train.checkpoint_every, total))
+
+                    if saves or (step > start and itstime(step, config.train.log_every, total)):
+                        steps = step - max(window_start, start + 1)
+                        values = flush(step)
+                        seconds, window_time = progress.elapsed - window_time, progress.elapsed
+                        if steps:
+                            values["images_per_second"] = steps * config.train.batch_size / seconds
+                        if config.data.on_error == "skip":
+                            values["skipped"], skipped = sum_over_processes(skipped), 0
+                        writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
+                        progress.line(step, loss=values["loss"], lr=values["lr"])
+                    else:
+                        progress.update(step)
+
+                    if saves:
+                        with progress.pause(), watchdog.pause():
+                            try_to(checkpoints.wait, step)  # the save before: its failure must not cost this one
+                            last = stops or step == total
+                            saved = try_to(partial(checkpoints.save, step, state), step, last=last)
+                            writer.flush()
+                            memory.give_back()
+
+                    if evaluates and not stops:
+                        with progress.pause(), watchdog.pause():
+                            found = evaluate(
+                                score,
+                                state,
+                                eval_source,
+                                config,
+                                mesh,
+                                panels=config.eval.panels,
+                                stops=lambda: preemption.asked is not None,
+                            )
+                            if found is None:
+                                preemption.stops = stops = True
+                            else:
+                                scores, pictures = found
+                                results = summarize(scores)
+                                per_class = {
+                                    f"{mode}/iou/{name}": value
+                                    for mode, s in scores.items()
+                                    for name, value in zip(labels.names, s.iou, strict=True)
+                                }
+                                writer.write_scalars(step, {f"eval/{k}": v for k, v in (results | per_class).items()})
+                                if pictures:
+                                    panels = contact_sheet(list(pictures.values()))
+                                    writer.write_images(step, {"eval/panels": panels[None]})
+                                say(f"step {step}: " + "  ".join(f"{k} {100 * v:.2f}" for k, v in results.items()))
+                                writer.flush()
+                                if step == start or saved:
+                                    last = step == total
+                                    try_to(partial(checkpoints.add_metrics, step, results), step, last=last)
+                            if step > start:
+                                memory.give_back()
+                    if stops:
+                        progress.update(step)
+                        break
+            return step
+
         while True:
             try:
-                signal_name = go_on(state)
+                step = go_on(state)
                 break
             except NotFiniteError as error:
                 reason, bad_step = error.args
             del state
+            with contextlib.suppress(UserError):  # whatever became of it, what there is decides
+                checkpoints.wait()
             if config.train.on_nan == "stop" or not checkpoints.steps():
                 raise NotFiniteError(reason)
             start, state = checkpoints.restore(template)
@@ -324,16 +335,13 @@ def train(config, workdir):
                 raise NotFiniteError(f"{reason}; going back to step {start} has not helped {ROLLBACKS} times")
             say(f"{reason.split(':')[0]}: back to step {start}, and on with the images after those of step {bad_step}")
         checkpoints.wait()
-    finally:
-        checkpoints.close()
-        lock.close()
 
-    if signal_name:
-        step = checkpoints.steps()[-1]
-        say(f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on")
-        raise Stopped
-    for mode, s in scores.items():
-        say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
-        if prior:
-            say(f"location prior mIoU {100 * prior.summary['miou']:.2f}, network {100 * s.summary['miou']:.2f}")
-    return scores
+        if preemption.stops:
+            signal_name = preemption.asked or "a signal to another process"
+            say(f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on")
+            raise Stopped
+        for mode, s in scores.items():
+            say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
+            if prior:
+                say(f"location prior mIoU {100 * prior.summary['miou']:.2f}, network {100 * s.summary['miou']:.2f}")
+        return scores

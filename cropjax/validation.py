@@ -175,6 +175,11 @@ def _check_the_rest(config, fields):
     fields.between(0, 1, "data.cat_max_ratio", "data.flip", "data.repeat_rare")
     fields.between(0.01, 100, "data.ratio_range")
     fields.between(0.1, 1e6, "data.patience", "train.patience")
+    if data.patience > train.patience:
+        raise UserError(
+            f"data.patience = {data.patience} is more than train.patience = {train.patience}: the processes that wait "
+            "for one without batches would give up before it says so; raise train.patience too"
+        )
     fields.one_of(ON_NAN, "train.on_nan")
     fields.between(-1, math.inf, "mesh.data", "mesh.space", kind=int)
 

@@ -114,13 +114,25 @@ def data_position(workdir: str | Path, step: int) -> int:
 
 def add_rollback(workdir: str | Path, good: int, bad: int) -> int:
     """Notes that the run has gone back from step `bad` to `good`; how often it has to `good`. All processes call it."""
-    # Those to later steps are of a run whose checkpoints were lost.
-    rollbacks = [pair for pair in _rollbacks(workdir) if pair[0] <= good] + [[good, bad]]
+    rollbacks = [*_rollbacks(workdir), [good, bad]]
     agree(None)  # all have read
+    _write_rollbacks(workdir, rollbacks)
+    return sum(step == good for step, _ in rollbacks)
+
+
+def forget_rollbacks(workdir: str | Path, after: int) -> None:
+    """Those to steps after `after`, where the run goes on: they are of checkpoints that were lost."""
+    rollbacks = _rollbacks(workdir)
+    kept = [pair for pair in rollbacks if pair[0] <= after]
+    if kept != rollbacks:
+        agree(None)
+        _write_rollbacks(workdir, kept)
+
+
+def _write_rollbacks(workdir, rollbacks):
     if jax.process_index() == 0:
         _write_json(Path(workdir) / "rollbacks.json", rollbacks)
     agree(None)
-    return sum(step == good for step, _ in rollbacks)
 
 
 def _rollbacks(workdir):

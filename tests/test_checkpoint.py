@@ -39,6 +39,12 @@ def make_state(step, width=5):
     }
 
 
+def save(checkpoints, step, metrics):
+    checkpoints.save(step, make_state(step))
+    if metrics:
+        checkpoints.add_metrics(step, metrics)
+
+
 def template_of(state):
     here = SingleDeviceSharding(jax.devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
@@ -72,7 +78,7 @@ def two(open_checkpoints):
     """Steps 10 and 20 on disk."""
     checkpoints = open_checkpoints()
     for step in (10, 20):
-        checkpoints.save(step, make_state(step), {BEST: step / 100})
+        save(checkpoints, step, {BEST: step / 100})
     checkpoints.wait()
     return checkpoints
 
@@ -135,7 +141,7 @@ def test_keeps_latest_the_one_before_and_best(open_checkpoints, scores, kept, be
     for steps in (range(1, 4), range(4, 9)):  # the second half after a restart
         checkpoints = open_checkpoints()
         for step, score in [(s, scores[s - 1]) for s in steps if s <= len(scores)]:
-            checkpoints.save(step, make_state(step), None if score is None else {BEST: np.float32(score), "loss": 1.0})
+            save(checkpoints, step, None if score is None else {BEST: np.float32(score), "loss": 1.0})
         checkpoints.close()
     assert checkpoints.steps() == kept
     reader = open_checkpoints()
@@ -149,9 +155,20 @@ def test_keeps_latest_the_one_before_and_best(open_checkpoints, scores, kept, be
         assert_same(state, make_state(best))
 
 
-def test_metrics_are_stored_with_the_save(two):
+def test_metrics_are_added_to_a_save(two, open_checkpoints):
     seal = json.loads((two.folder / "20" / "seal" / "metadata").read_text())
     assert seal["metrics"] == {BEST: 0.2}
+    two.save(30, make_state(30))
+    two.wait()
+    assert [two.evaluated(step) for step in (20, 30)] == [True, False]
+    two.add_metrics(30, {BEST: 0.3})
+    assert two.evaluated(30)
+    again = open_checkpoints()
+    assert again.restore(TEMPLATE, "best")[0] == 30
+    assert_same(again.restore(TEMPLATE)[1], make_state(30))
+    (two.folder / "30" / "seal" / "metadata").write_text("{}")
+    with pytest.raises(UserError, match="30 is damaged"):
+        two.add_metrics(30, {BEST: 0.3})
 
 
 def test_a_flipped_bit_never_becomes_a_wrong_value(two, caplog):

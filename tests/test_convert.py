@@ -365,7 +365,8 @@ def trained(tmp_path_factory):
     for step, score in ((3, 0.5), (5, 0.25)):
         state = create_state(weights("segformer", seed=step), build_optimizer(config)[0], make_mesh(**config.mesh))
         states[step] = state | {"step": jax.numpy.int32(step)}
-        checkpoints.save(step, states[step], {config.eval.best: score})
+        checkpoints.save(step, states[step])
+        checkpoints.add_metrics(step, {config.eval.best: score})
     checkpoints.close()
     return workdir, states
 

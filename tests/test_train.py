@@ -134,7 +134,6 @@ def test_one_batch_is_learnt_by_heart(network):
     assert losses[-1] < 0.5 * losses[0], losses
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_training_in_bfloat16_keeps_float32_state_and_evaluates_in_float32(tmp_path, monkeypatch):
     seen = set()
 

@@ -20,9 +20,9 @@ from absl import flags, logging
 from cropjax.data import transforms
 from cropjax.data.ahead import ahead, usable_cores
 from cropjax.data.labels import IGNORE
+from cropjax.distributed import SIGNALS
 from cropjax.errors import UserError
 from cropjax.host_memory import reuse_image_memory
-from cropjax.preemption import SIGNALS
 
 ON_ERROR = ("stop", "skip")
 _WORKER_BUFFER = 2  # batches between a worker process and this one

@@ -76,19 +76,25 @@ class Checkpoints:
         self._ready_to_save = False
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away or choose another --workdir")
+        self._manager = self._open()
+
+    def _open(self, tries=5):
         here = jax.process_index()
-        self._manager = ocp.CheckpointManager(
-            self.folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                create=False,
-                save_root_metadata=False,
-                preservation_policy=_LatestTwoAndBest(best=self._best_of),
-                # Each process for itself: Orbax's processes would wait, ten minutes long, for one that has failed.
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
-                ),
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            save_root_metadata=False,
+            preservation_policy=_LatestTwoAndBest(best=self._best_of),
+            # Each process for itself: Orbax's processes would wait, ten minutes long, for one that has failed.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
             ),
         )
+        try:
+            return ocp.CheckpointManager(self.folder.absolute(), options=options)
+        except FileNotFoundError:  # a run that is going on there has removed a step between two looks
+            if not tries:
+                raise
+            return self._open(tries - 1)
 
     def steps(self) -> list[int]:
         """The committed steps, in increasing order."""

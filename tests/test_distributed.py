@@ -4,8 +4,11 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
+from cropjax import distributed
 from cropjax.distributed import LOST, Place, find_place
 from cropjax.errors import UserError
 from cropjax.preemption import Preemption
@@ -49,6 +52,7 @@ ADDRESS = {"JAX_COORDINATOR_ADDRESS": "there:5"}
         (SLURM | ADDRESS, Place("Slurm", "there:5", 1, 2, 0, 1)),
         (SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
         (OPEN_MPI, Place("Open MPI", "192.0.2.2:61968", 1, 2, 1, 2)),
+        (SLURM | OPEN_MPI, Place("Open MPI", "192.0.2.2:61968", 1, 2, 1, 2)),  # which starts its daemons by srun
         (OPEN_MPI | ADDRESS, Place("Open MPI", "there:5", 1, 2, 1, 2)),
         (
             OPEN_MPI | {"OMPI_MCA_orte_hnp_uri": "941686784.0;tcp6://[fd00::2,fe80::1]:40699"},
@@ -103,6 +107,25 @@ def test_tasks_of_a_node(tasks, node, here):
 def test_what_is_missing_or_wrong_is_named(environ, wanted):
     with pytest.raises(UserError, match=wanted):
         find_place(environ)
+
+
+def test_processes_that_see_other_things_stop(monkeypatch):
+    gathered = []
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: gathered.append(x) or np.stack([x, x]))
+    distributed.same((1, 2**32 - 1), "data")
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: np.stack([x, x + 1]))
+    with pytest.raises(UserError, match="do not see the same data: put it on a disk that all share"):
+        distributed.same(7, "data")
+
+
+def test_what_fails_in_one_process_is_raised_in_all(monkeypatch):
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: np.stack([x, np.array(True)]))
+    with pytest.raises(UserError, match="another process has failed"):
+        distributed.agree(None)
+    with pytest.raises(UserError, match="mine"):
+        distributed.agree(UserError("mine"))
 
 
 def test_watchdog_ends_a_process_that_is_stuck(capfd):

@@ -88,8 +88,12 @@ def test_every_pixel_is_scored_once(finished):
 
 def test_finished_run_is_not_repeated(finished, capsys):
     config, workdir, _ = finished
-    assert train(config, workdir) is None
-    assert "finished already" in capsys.readouterr().out
+    shorter = config.copy_and_resolve_references()
+    shorter.train.steps = 2
+    for again in (config, shorter):
+        assert train(again, workdir) is None
+        assert "finished already" in capsys.readouterr().out
+    run_folder.prepare(workdir, config).close()
 
 
 @pytest.mark.parametrize("fatal_step", [2, 4])

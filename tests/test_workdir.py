@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cropjax.config import defaults
 from cropjax.errors import UserError
-from cropjax.workdir import _locked, load_config, prepare
+from cropjax.workdir import _locked, add_rollback, data_position, forget_rollbacks, load_config, prepare
 
 
 def config(**changes):
@@ -149,3 +149,16 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     run.train.accumulate = 2
     with pytest.raises(UserError, match=r"train\.accumulate is 1 there and 2 here"):
         prepare(tmp_path, run)
+
+
+def test_rollbacks_count_where_the_run_goes_on_after_them(tmp_path):
+    assert data_position(tmp_path, 7) == 7
+    assert [add_rollback(tmp_path, good, bad) for good, bad in ((100, 150), (100, 130), (200, 260))] == [1, 2, 1]
+    assert [data_position(tmp_path, step) for step in (99, 100, 199, 200)] == [99, 180, 279, 340]
+    forget_rollbacks(tmp_path, after=200)
+    assert data_position(tmp_path, 200) == 340
+    forget_rollbacks(tmp_path, after=150)  # the checkpoint of step 200 was damaged
+    assert data_position(tmp_path, 300) == 380
+    (tmp_path / "rollbacks.json").write_text("[[1")
+    with pytest.raises(UserError, match=r"rollbacks.json cannot be read"):
+        data_position(tmp_path, 1)

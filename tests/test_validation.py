@@ -69,7 +69,6 @@ def test_published_sizes_are_valid(network, sizes):
         ("pspnet", "data.patience", 0.0, ["at least 0.1"]),
         ("pspnet", "data.patience", 60.0, ["data.patience = 60.0 is more than train.patience = 45.0"]),
         ("pspnet", "train.on_nan", "ignore", ["stop, rollback"]),
-        ("pspnet", "train.accumulate", 2, ["model.norm.groups = 1 would span the 2 parts"]),
         ("pspnet", "mesh.space", -2, ["at least -1"]),
         ("pspnet", "data.repeat_rare", 1.5, ["at most 1"]),
         ("pspnet", "loss.balance", "enet", ["none, log, median"]),
@@ -132,3 +131,11 @@ def test_parts_of_another_network(network, other):
         line = mistake(config)
         assert f"model.name = {other!r} does not fit model.{part}" in line
         assert "config file" in line
+
+
+def test_a_batchnorm_group_does_not_span_parts_of_a_batch():
+    config = defaults("pspnet")
+    config.train.accumulate = 2
+    assert "model.norm.groups = 1 would span the 2 parts of train.accumulate" in mistake(config)
+    config.model.norm.groups = 2
+    validate(config)

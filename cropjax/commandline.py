@@ -107,7 +107,7 @@ def _start(command, joins):
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         # A device that waits for others holds a thread for each exchange that it has begun, and XLA has a thread a
         # device: one device with two of them leaves none for the last, and all wait for ever.
-        os.environ.setdefault("PJRT_NPROC", "64")
+        os.environ.setdefault("PJRT_NPROC", "256")
     import jax  # slow: not before the flags are known to be good
 
     from cropjax.validation import validate

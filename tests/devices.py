@@ -28,7 +28,7 @@ from cropjax.step import abstract_state, create_state, make_train_step, split_mo
 
 # A device that waits for the others holds a thread for each exchange it has begun. XLA has a thread a device, unless
 # told otherwise before it starts: one device with two of them left none for the last, and all waited for ever.
-os.environ.setdefault("PJRT_NPROC", "64")
+os.environ.setdefault("PJRT_NPROC", "256")
 
 STEPS, PERMUTATIONS = 5, 10
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order

@@ -71,7 +71,7 @@ def compare(config, workdir):
             path = Path(folder, f"{i}.npz")
             environment = os.environ | {
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                "PJRT_NPROC": "64",  # threads: with one a device, devices can wait for each other for ever
+                "PJRT_NPROC": "256",  # threads: with one a device, devices can wait for each other for ever
             }
             command = [sys.executable, *sys.argv, f"--record={path}"]
             subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)

@@ -3,15 +3,18 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/devices.py float64 deeplabv3plus 4x1 2x2
 
 In one of several processes (JAX_COORDINATOR_ADDRESS and so on) the one device is the process's own, and the meshes are
-over all. Prints JSON: for each mesh (data x space) and number of BatchNorm groups, the largest relative difference of a
-tensor's update after five steps, and how many loops of the program exchange something between devices; in float32
-also, for scale, the largest of ten permutations of the batches on one device, within their groups.
+over all. `--variants` picks of "groups 1", "groups 4" (of BatchNorm) and "accumulated", which has 4 groups, the batch
+in two parts one after the other, and on each device only its part of the optimiser's arrays.
+
+Prints JSON: for each variant and mesh (data x space) the largest relative difference of a tensor's update after five
+steps, and how many loops of the program exchange something between devices; in float32 also, for scale, the largest of
+ten permutations of the batches on one device, within their groups.
 """
 
+import argparse
 import json
 import os
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +34,7 @@ from cropjax.step import abstract_state, create_state, make_train_step, split_mo
 os.environ.setdefault("PJRT_NPROC", "256")
 
 STEPS, PERMUTATIONS = 5, 10
+VARIANTS = {"groups 1": (1, 1), "groups 4": (4, 1), "accumulated": (4, 2)}  # norm.groups, train.accumulate
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order
 
 
@@ -124,7 +128,7 @@ def distance(run, reference):
     }
 
 
-def main(dtype, network, meshes):
+def main(dtype, network, meshes, variants):
     distributed.join()
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # each program runs five times only
@@ -132,7 +136,8 @@ def main(dtype, network, meshes):
     if jax.process_count() == 1:
         assert exchanging_loops(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}
-    for name, groups, accumulate in (("groups 1", 1, 1), ("groups 4", 4, 1), ("accumulated", 4, 2)):
+    for name in variants:
+        groups, accumulate = VARIANTS[name]
         config = tiny_config(network)
         config.train.update(batch_size=BATCH, steps=STEPS, dtype=dtype)
         config.model.norm.groups = groups
@@ -166,4 +171,9 @@ def permute(batches, groups, rng):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], [tuple(map(int, mesh.split("x"))) for mesh in sys.argv[3:]])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dtype")
+    parser.add_argument("network")
+    parser.add_argument("meshes", nargs="+", type=lambda mesh: tuple(map(int, mesh.split("x"))))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    main(**vars(parser.parse_args()))

@@ -114,7 +114,7 @@ def cut(path):
 
 
 # What a run writes before its first batch: whole files, without a checkpoint, so that the folder can be used again.
-BEGUN = {"config.json", "provenance.json", "metrics.jsonl", "tensorboard"}
+BEGUN = {"config.json", "lock", "provenance.json", "metrics.jsonl", "tensorboard"}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def assert_same(differences):
 @pytest.mark.parametrize(
     ("network", "meshes"),
     [
-        ("deeplabv3plus", ["4x1"]),
+        ("deeplabv3plus", ["4x1", "--variants", "groups 1", "accumulated"]),
         *(pytest.param(network, ["2x2", "1x4"], marks=pytest.mark.slow) for network in NETWORKS),
     ],
     ids=str,

@@ -76,8 +76,9 @@ class Launch:
         (self.bin / name).chmod(0o755)
 
     def start(self, file, *args, **environment):
+        # A test run in the background has SIGINT ignored, and what Bash finds ignored it cannot trap.
         return subprocess.Popen(
-            [self.bin / "bash", ROOT / "launch" / file, *map(str, args)],
+            [shutil.which("env"), "--default-signal=INT", self.bin / "bash", ROOT / "launch" / file, *map(str, args)],
             env=self.environment | {k: str(v) for k, v in environment.items()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -187,6 +187,8 @@ def inject(kind, run, rng):
         case "damage":
             run.kill()
             steps = saved_steps(run.workdir)
+            if not steps:
+                return "nothing saved yet: killed alone", 0.0
             files = [p for p in (run.workdir / "checkpoints" / str(steps[-1])).rglob("*") if p.is_file()]
             file = rng.choice(files)
             data = bytearray(file.read_bytes())

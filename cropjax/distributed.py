@@ -25,7 +25,8 @@ from cropjax.errors import Stopped, UserError
 
 HEARTBEAT = 30  # seconds without a sign of life, after which JAX's coordinator ends all processes; JAX's own is 100
 LOST = 3  # exit status where another process is lost or hangs: start again
-GRACE = 3  # seconds
+GRACE = 3  # seconds that the first process leaves the others to say what is wrong
+MEND = "look at its log; the same command goes on from the last checkpoint, also with fewer devices"
 EPHEMERAL = 61440  # ports from here on are picked by the number of the job
 
 # What asks a run to stop: schedulers before they take a machine away, and what a job asks for before its time is over.
@@ -174,6 +175,17 @@ def agree(failure: UserError | None) -> None:
         raise failure or UserError("another process has failed, see its message")
 
 
+def sum_over_processes(counts):
+    """Of an int64 array in each process; by halves, for JAX's own integers have 32 bits. All call it."""
+    if not several():
+        return counts
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    halves = multihost_utils.process_allgather(np.atleast_1d(np.ascontiguousarray(counts)).view(np.uint32))
+    return np.ascontiguousarray(halves).view(np.int64).sum(0).reshape(np.shape(counts))
+
+
 def same(values, what: str) -> None:
     """Raises in every process if `values`, numbers of up to 32 bits, are not the same in all; all call it."""
     if several():
@@ -204,17 +216,14 @@ def leave_after(error: Exception) -> None:
     traceback.print_exception(error)
     if not _OF_A_PEER.search(str(error)):
         leave(1)
-    import jax
-
     line = next(line for line in str(error).splitlines() if _OF_A_PEER.search(line))
-    print(f"cropjax: {whoami(jax)}: another process is lost ({line.strip()}); {MEND}", file=sys.stderr)
+    print(f"cropjax: {whoami()}: another process is lost ({line.strip()}); {MEND}", file=sys.stderr)
     leave(LOST)
 
 
-MEND = "look at its log; the same command goes on from the last checkpoint, also with fewer devices"
+def whoami() -> str:
+    import jax
 
-
-def whoami(jax) -> str:
     return f"process {jax.process_index()} of {jax.process_count()}"
 
 

@@ -10,12 +10,12 @@ import cv2
 import jax
 import numpy as np
 from absl import flags
-from jax.experimental import multihost_utils
 
 from cropjax import commandline
 from cropjax.config import build_source, label_set
 from cropjax.data.pipeline import eval_batches
 from cropjax.data.transforms import rescaled_size, resize
+from cropjax.distributed import sum_over_processes
 from cropjax.inference import make_predict
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
@@ -107,18 +107,10 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
             if stopped := stops():
                 break
         collect()
-    total = _sum_over_processes(np.stack([*confusion.values(), np.full_like(confusion[modes[0]], stopped)]))
+    total = sum_over_processes(np.stack([*confusion.values(), np.full_like(confusion[modes[0]], stopped)]))
     if total[-1].any():
         return None
     return {mode: Scores.of(matrix) for mode, matrix in zip(modes, total, strict=False)}, pictures
-
-
-def _sum_over_processes(counts):
-    """Of an int64 array in each process; by halves, for JAX's own integers have 32 bits."""
-    if jax.process_count() == 1:
-        return counts
-    halves = multihost_utils.process_allgather(np.ascontiguousarray(counts).view(np.uint32))
-    return np.ascontiguousarray(halves).view(np.int64).sum(0)
 
 
 def small_panel(image, label, ids, labels, *, width=512):

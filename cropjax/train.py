@@ -8,7 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from clu import parameter_overview
-from jax.experimental import multihost_utils
 
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
@@ -23,7 +22,7 @@ from cropjax.config import (
 )
 from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.prefetch import Prefetch
-from cropjax.distributed import same
+from cropjax.distributed import same, sum_over_processes
 from cropjax.errors import Stopped, UserError
 from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
 from cropjax.host_memory import StepMemory
@@ -82,11 +81,6 @@ def initial_weights(weights, config, say):
 def check_step(train_step, template, config, mesh):
     """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
     train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **example_form(config)))
-
-
-def sum_over_processes(number):
-    """Of an int of each process; all of them call it."""
-    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.int32(number)).sum())
 
 
 def place(batch, mesh):
@@ -267,7 +261,7 @@ def train(config, workdir):
                         if steps:
                             values["images_per_second"] = steps * config.train.batch_size / seconds
                         if config.data.on_error == "skip":
-                            values["skipped"], skipped = sum_over_processes(skipped), 0
+                            values["skipped"], skipped = int(sum_over_processes(np.int64(skipped))), 0
                         writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
                         progress.line(step, loss=values["loss"], lr=values["lr"])
                     else:

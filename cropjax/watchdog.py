@@ -6,8 +6,6 @@ import sys
 import threading
 import time
 
-import jax
-
 from cropjax.distributed import LOST, MEND, several, whoami
 
 SLOWER = 10  # times the longest wait so far
@@ -55,7 +53,7 @@ class Watchdog:
             allowed = max(self._patience, SLOWER * self._longest)
             if beat is not None and self._clock() - beat > allowed:
                 print(
-                    f"cropjax: {whoami(jax)}: nothing has moved for {allowed:.0f} s (train.patience): another process "
+                    f"cropjax: {whoami()}: nothing has moved for {allowed:.0f} s (train.patience): another process "
                     f"or a device hangs; {MEND}",
                     file=sys.stderr,
                     flush=True,

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,15 @@ from pathlib import Path
 # Imports are nine tenths of what a user's mistake takes. None of these starts a thread or a device, or defines flags.
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["cropjax.restore", "cropjax.writers", "cropjax.data.pipeline"])
+
+
+def environments(count, host="127.0.0.1"):
+    """What tells `count` processes of this machine, one dict each, that they are a run of their own."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"{host}:{s.getsockname()[1]}"
+    common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count), "JAX_PLATFORMS": "cpu"}
+    return [common | {"JAX_PROCESS_ID": str(index)} for index in range(count)]
 
 
 class Command:

@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import environments
 
 from cropjax.config import NETWORKS
 
@@ -31,11 +31,7 @@ def compare(*args, devices=4):
 
 
 def compare_processes(*args, count, devices):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-    return found([start(*args, devices=devices, environment=common | {"JAX_PROCESS_ID": str(i)}) for i in range(count)])
+    return found([start(*args, devices=devices, environment=place) for place in environments(count)])
 
 
 def assert_same(differences):

@@ -119,6 +119,18 @@ def test_processes_that_see_other_things_stop(monkeypatch):
         distributed.same(7, "data")
 
 
+@pytest.mark.parametrize("counts", [np.int64(2**40 + 3), np.arange(6).reshape(2, 3) * 2**33 + 2**31])
+def test_sums_over_processes_do_not_overflow(monkeypatch, counts):
+    def of_32_bits(x):
+        assert x.dtype == np.uint32
+        return np.stack([x, x, x])
+
+    assert distributed.sum_over_processes(counts) is counts
+    monkeypatch.setattr(distributed, "several", lambda: True)
+    monkeypatch.setattr(multihost_utils, "process_allgather", of_32_bits)
+    np.testing.assert_array_equal(distributed.sum_over_processes(counts), 3 * counts)
+
+
 def test_what_fails_in_one_process_is_raised_in_all(monkeypatch):
     monkeypatch.setattr(distributed, "several", lambda: True)
     monkeypatch.setattr(multihost_utils, "process_allgather", lambda x: np.stack([x, np.array(True)]))

@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from command import Command, command
+from command import Command, command, environments
 from tiny_run import get_config
 
 from cropjax.checkpoint import Checkpoints
@@ -24,28 +23,10 @@ CONFIG = Path(__file__).parent / "tiny_run.py"
 TOTAL = get_config().train.steps
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def start(count, workdir, *args, module="cropjax.main", **environment):
     """`count` processes of a run of `CONFIG`."""
-    port = free_port()
-    return [
-        Command(
-            module,
-            f"--config={CONFIG}",
-            f"--workdir={workdir}",
-            *args,
-            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES=count,
-            JAX_PROCESS_ID=index,
-            **environment,
-        )
-        for index in range(count)
-    ]
+    args = (f"--config={CONFIG}", f"--workdir={workdir}", *args)
+    return [Command(module, *args, **place, **environment) for place in environments(count)]
 
 
 def finish(processes, timeout=120):

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-yaml = pytest.importorskip("yaml")
 FOLDER = Path(__file__).resolve().parents[2] / "launch" / "kubernetes"
 NEEDED = ["--name", "x", "--image", "registry.example:5000/a/b@sha256:0a", "--pvc", "shared"]
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from command import environments
 from tiny_run import get_config
 
 ROOT = Path(__file__).parents[2]
@@ -64,15 +65,8 @@ class Run:
 
     def __init__(self, workdir, number, logs, *, networks=False):
         self.workdir, self.processes, self.logs = workdir, [], []
-        port = random.randrange(20000, 60000)
-        for index in range(2):
-            environment = os.environ | {
-                "JAX_COORDINATOR_ADDRESS": f"{HOSTS[0] if networks else '127.0.0.1'}:{port}",
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(index),
-                "CROPJAX_SAVED_STATUS": "75",
-                "JAX_PLATFORMS": "cpu",
-            }
+        for index, place in enumerate(environments(2, HOSTS[0] if networks else "127.0.0.1")):
+            environment = os.environ | place | {"CROPJAX_SAVED_STATUS": "75"}
             command = [sys.executable, "-m", "cropjax.main", f"--config={CONFIG}", f"--workdir={workdir}"]
             command += [f"--config.train.steps={TOTAL}", f"--config.train.checkpoint_every={EVERY}"]
             command += ["--config.eval.every=40", f"--config.train.patience={45.0}"]

@@ -27,6 +27,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from command import environments
+
 ROOT = Path(__file__).parents[2]
 STEPS = 40
 
@@ -40,21 +44,14 @@ LATENCY = {8: 15e-6, 64: 35e-6, 512: 55e-6}
 
 def train(count, batch, folder):
     """Seconds a step of `count` processes, the median over the later log lines."""
-    workdir, port = Path(folder, f"{count}-{batch}-{random.random()}"), random.randrange(20000, 60000)
-    processes = []
-    for index in range(count):
-        environment = os.environ | {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": str(count),
-            "JAX_PROCESS_ID": str(index),
-            "JAX_PLATFORMS": "cpu",
-        }
+    workdir, processes = Path(folder, f"{count}-{batch}-{random.random()}"), []
+    for index, place in enumerate(environments(count)):
         command = ["taskset", "-c", str(index), sys.executable, "-m", "cropjax.main", "--config=configs/demo.py"]
         command += [f"--workdir={workdir}", f"--config.train.steps={STEPS}", f"--config.train.batch_size={batch}"]
         command += ["--config.train.log_every=5", "--config.eval.every=1000", "--config.data.streets.eval_count=1"]
         command += ["--config.data.threads=1", "--config.data.in_memory=True", "--config.data.streets.train_count=8"]
         command += ["--config.eval.location_prior=0", "--config.mesh.data=-1", "--config.mesh.space=1"]
-        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL))
+        processes.append(subprocess.Popen(command, env=os.environ | place, cwd=ROOT, stdout=subprocess.DEVNULL))
     assert [process.wait() for process in processes] == [0] * count
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     rates = [line["train/images_per_second"] for line in lines if "train/images_per_second" in line]
@@ -82,16 +79,10 @@ for size in map(int, sys.argv[1:]):
 
 def sums(*sizes):
     """Seconds of an all-reduce of so many bytes between two processes of a core each."""
-    port, processes = random.randrange(20000, 60000), []
-    for index in range(2):
-        environment = os.environ | {
-            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-            "JAX_NUM_PROCESSES": "2",
-            "JAX_PROCESS_ID": str(index),
-            "JAX_PLATFORMS": "cpu",
-        }
+    processes = []
+    for index, place in enumerate(environments(2)):
         command = ["taskset", "-c", str(index), sys.executable, "-c", SUMS, *map(str, sizes)]
-        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+        processes.append(subprocess.Popen(command, env=os.environ | place, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     output, _ = (process.communicate()[0] for process in processes)
     return [float(line.split()[1]) for line in output.splitlines() if line.startswith("seconds")]
 

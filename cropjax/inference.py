@@ -10,7 +10,7 @@ from jax import lax
 
 from cropjax.ops.normalize import normalize
 from cropjax.ops.resize import resize_bilinear
-from cropjax.sharding import split_rows
+from cropjax.sharding import rows_split_over, split_rows
 from cropjax.step import merge_model
 
 
@@ -63,7 +63,8 @@ def make_predict(graph, config, mesh):
         model = merge_model(graph, weights)
 
         def forward(x):
-            logits = model(split_rows(x, mesh)).logits
+            with rows_split_over(mesh):
+                logits = model(split_rows(x)).logits
             logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             return resize_bilinear(logits, x.shape[1:3], align_corners=align_corners)
 

@@ -92,9 +92,21 @@ def batch_form(n, mesh, **arrays):
     }
 
 
-def split_rows(images, mesh):
-    """Inside `jit`: splits images [n,h,w,c] over `data` and their rows over `space`, whatever the height."""
-    return jax.lax.with_sharding_constraint(images, NamedSharding(mesh, PartitionSpec("data", "space")))
+def rows_split_over(mesh):
+    """A context to trace a network in: `split_rows` there means this mesh."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def split_rows(maps):
+    """Inside `jit`: splits maps [n,h,w,c] over `data` and their rows over `space`, whatever the height.
+
+    The mesh is that of `rows_split_over`; without one, or where its `space` is 1, they are what they were. XLA goes on
+    from the images to most maps by itself, but not through strides of 4 to a height that does not divide.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["space"] == 1:
+        return maps
+    return jax.lax.with_sharding_constraint(maps, PartitionSpec("data", "space"))
 
 
 def in_parts(batch, parts, mesh):

@@ -14,7 +14,7 @@ from jax import lax
 from cropjax.losses import resized_cross_entropy, shares
 from cropjax.ops.normalize import normalize
 from cropjax.ops.photometric import distort
-from cropjax.sharding import in_parts, replicated, split_largest, split_rows
+from cropjax.sharding import in_parts, replicated, rows_split_over, split_largest, split_rows
 
 
 @flax.struct.dataclass
@@ -120,7 +120,7 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
 
     def loss(params, batch_stats, batch, key, share=1):
         model = merge_model(graph, {"params": params, "batch_stats": batch_stats})
-        images = split_rows(network_input(batch, dtype), mesh)
+        images = split_rows(network_input(batch, dtype))
         total, parts = segmentation_loss(
             model,
             images,
@@ -134,7 +134,9 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
         )
         return total * share, (parts | {"loss": total}, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-    gradient = jax.grad(loss, has_aux=True)
+    def gradient(*operands):
+        with rows_split_over(mesh):
+            return jax.grad(loss, has_aux=True)(*operands)
 
     def in_turn(params, batch_stats, batch, key):
         """As `gradient`, of one part of the batch after the other."""

@@ -14,9 +14,9 @@ from cropjax.config import NETWORKS
 TESTS = Path(__file__).parent
 
 
-def start(*args, devices, environment=()):
+def start(*args, devices, environment=(), script="devices.py"):
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} | dict(environment)
-    command = [sys.executable, str(TESTS / "devices.py"), *args]
+    command = [sys.executable, str(TESTS / script), *args]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -71,3 +71,13 @@ def test_float32_differs_no_more_than_a_permuted_batch(network):
                 assert difference["update"] < 3 * scale, name
                 assert difference["first_loss"] < 1e-6, name
                 assert difference["exchanging_loops"] == 0, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_rows_that_do_not_divide_stay_split(network):
+    """Each device computes a quarter, and rows around it, not all; and no large map is gathered."""
+    program = found([start(network, "257", devices=8, script="gathers.py")])
+    one, four = program["flops"]
+    assert four < 0.6 * one
+    assert program["gathered"] < program["images"]

@@ -94,6 +94,7 @@ def sampled_weights(backbone, images):
         x = stage.embed_norm(stage.embed(x))
         for block in stage.blocks:
             query, key, _ = block.attention.queries_keys_values(block.norm1(x))
+            query = query.reshape(len(x), -1, *query.shape[-2:])
             found[-1].append(attention_weights(query[:, one.sample], key))
             x = block(x, everything)
         x = stage.norm(x)

@@ -22,6 +22,7 @@ from cropjax.ops.plain import is_plain
 from cropjax.ops.pool import adaptive_average_pool, windowed_average_pools
 from cropjax.ops.product import product
 from cropjax.ops.resize import resize_bilinear
+from cropjax.sharding import split_rows
 
 
 def kaiming_normal(rng, shape):
@@ -56,7 +57,7 @@ class Conv(nnx.Module):
             padding=self.padding,
             padding_mode=self.padding_mode,
         )
-        return self._biased(y)
+        return self._biased(y if self.stride == 1 else split_rows(y))
 
     def joined(self, maps, size, *, align_corners):
         """The convolution of `maps` [n,h,w,c], resized to `size` where they differ from it and concatenated.

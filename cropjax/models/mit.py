@@ -50,7 +50,7 @@ class ReducedAttention(nnx.Module):
         return self.out_proj(attention(*self.queries_keys_values(x)).reshape(x.shape))
 
     def queries_keys_values(self, x):
-        """Queries [n,h*w,heads,c/heads] of `x`, keys and values [n,k,heads,c/heads] of its k cells."""
+        """Queries [n,h,w,heads,c/heads] of `x`, keys and values [n,k,heads,c/heads] of its k cells."""
         n, h, w, c = x.shape
         if self.reduction == 1:
             query, key, value = jnp.split(self.in_proj(x), 3, axis=-1)
@@ -65,7 +65,8 @@ class ReducedAttention(nnx.Module):
             small = self.reduce_norm(self.reduce(x))
             query = product(x, kernel[:, :c]) + bias[:c]
             key, value = jnp.split(product(small, kernel[:, c:]) + bias[c:], 2, axis=-1)
-        return [t.reshape(n, -1, self.heads, c // self.heads) for t in (query, key, value)]
+        query, key, value = (t.reshape(*t.shape[:-1], self.heads, c // self.heads) for t in (query, key, value))
+        return query, *(t.reshape(n, -1, *t.shape[-2:]) for t in (key, value))
 
 
 class Block(nnx.Module):

@@ -10,7 +10,8 @@ from cropjax.ops.plain import is_plain
 def attention(query, key, value):
     """softmax(q k' / sqrt(d)) v for `query` [n,q,h,d], `key` and `value` [n,k,h,d] -> [n,q,h,d].
 
-    The softmax is float32 or better; the result has the type of `query`. Vaswani et al. 2017, section 3.2.1, as
+    q may be several axes: the rows and columns of a map are not made one, so that rows may be split over devices. The
+    softmax is float32 or better; the result has the type of `query`. Vaswani et al. 2017, section 3.2.1, as
     torch's `MultiheadAttention` computes it. In bfloat16 on a GPU cuDNN's flash kernel does it, which never writes the
     [n,h,q,k] matrix; it wants d to be a multiple of 8.
     """
@@ -21,8 +22,13 @@ def attention(query, key, value):
 
 def attention_weights(query, key):
     """softmax(q k' / sqrt(d)) for `query` [n,q,h,d] and `key` [n,k,h,d] -> [n,h,q,k], float32 or better."""
-    scores = jnp.einsum("nqhd,nkhd->nhqk", _scaled(query), key)
+    scores = _einsum("nqhd,nkhd->nhqk", _scaled(query), key)
     return jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), axis=-1)
+
+
+def _einsum(form, first, second):
+    """`jnp.einsum` whose axis q stands for all axes of the queries, which `first` has."""
+    return jnp.einsum(form.replace("q", "qrs"[: first.ndim - 3]), first, second)
 
 
 def _scaled(query):
@@ -31,15 +37,18 @@ def _scaled(query):
 
 def _flash(query, key, value, implementation="cudnn"):
     """JAX has gradients of cuDNN's kernel for even lengths alone, so odd ones are padded by one position."""
-    n, queries, keys = *query.shape[:2], key.shape[1]
+    shape, keys = query.shape, key.shape[1]
+    query = query.reshape(shape[0], -1, *shape[-2:])
+    n, queries = query.shape[:2]
     query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
     # A padded query is cut off, and so is its gradient; a padded key must not be seen.
     lengths = {"key_value_seq_lengths": jnp.full(n, keys, jnp.int32)} if keys % 2 else {}
-    return jax.nn.dot_product_attention(query, key, value, **lengths, implementation=implementation)[:, :queries]
+    result = jax.nn.dot_product_attention(query, key, value, **lengths, implementation=implementation)
+    return result[:, :queries].reshape(shape)
 
 
 def _definition(query, key, value):
-    return jnp.einsum("nhqk,nkhd->nqhd", attention_weights(query, key).astype(value.dtype), value)
+    return _einsum("nhqk,nkhd->nqhd", attention_weights(query, key).astype(value.dtype), value)
 
 
 @jax.custom_vjp
@@ -49,14 +58,14 @@ def _attention(query, key, value):
 
 def _forward(query, key, value):
     """The weights stay as exponentials: dividing by their sums comes after the product with the values."""
-    scores = jnp.einsum("nqhd,nkhd->nhqk", query, key)
+    scores = _einsum("nqhd,nkhd->nhqk", query, key)
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     largest = lax.optimization_barrier(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     gain = 1 / weights.sum(-1)  # [n,h,q]
     weights = weights.astype(value.dtype)
-    gain = lax.optimization_barrier(gain.swapaxes(1, 2)[..., None].astype(value.dtype))
-    result = jnp.einsum("nhqk,nkhd->nqhd", weights, value) * gain
+    gain = lax.optimization_barrier(jnp.moveaxis(gain, 1, -1)[..., None].astype(value.dtype))
+    result = _einsum("nhqk,nkhd->nqhd", weights, value) * gain
     return result, (query, key, value, weights, gain, result)
 
 
@@ -65,11 +74,11 @@ def _backward(residuals, dy):
     query, key, value, weights, gain, result = residuals
     along = (result * dy).sum(-1, keepdims=True)  # [n,q,h,1]
     scaled = dy * gain
-    dvalue = jnp.einsum("nhqk,nqhd->nkhd", weights, scaled)
-    along = lax.optimization_barrier((along * gain).swapaxes(1, 2))  # [n,h,q,1]
-    dscores = weights * (jnp.einsum("nqhd,nkhd->nhqk", scaled, value) - along)
+    dvalue = _einsum("nhqk,nqhd->nkhd", weights, scaled)
+    along = lax.optimization_barrier(jnp.moveaxis(along * gain, -2, 1))  # [n,h,q,1]
+    dscores = weights * (_einsum("nqhd,nkhd->nhqk", scaled, value) - along)
     dscores = lax.optimization_barrier(dscores)
-    return jnp.einsum("nhqk,nkhd->nqhd", dscores, key), jnp.einsum("nhqk,nqhd->nkhd", dscores, query), dvalue
+    return _einsum("nhqk,nkhd->nqhd", dscores, key), _einsum("nhqk,nqhd->nkhd", dscores, query), dvalue
 
 
 _attention.defvjp(_forward, _backward)

@@ -2,8 +2,9 @@
 
     python tests/show/sharded_programs.py deeplab_769 --crop 1024x2048 --batch 1 --meshes 1x1 1x2 1x4 1x8
 
-Nothing is run: what XLA plans for one device, and the collective operations of the compiled program (XLA's CPU
-compiler; a GPU's has the same exchanges, and other buffers). A line of Markdown a mesh: memory of the step besides
+Nothing is run: what XLA plans for one device, and the collective operations of the compiled program. The branches of
+`cropjax.ops` are those for a GPU; XLA's partitioner is the same everywhere, what comes after it is the CPU's compiler,
+so that a GPU's program has the same exchanges, and other buffers. A line of Markdown a mesh: memory of the step besides
 weights and batch, weights and optimiser, then the number of operations and the bytes that they give one device:
 halos (collective-permute), sums (all-reduce), and everything else.
 """
@@ -13,6 +14,7 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import argparse
+import contextlib
 import importlib.util
 import re
 import time
@@ -36,6 +38,17 @@ def read_config(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config()
+
+
+@contextlib.contextmanager
+def as_on_a_gpu():
+    """What asks for the kind of device hears that it is a GPU."""
+    jax.devices()  # which are the CPU's
+    real, jax.default_backend = jax.default_backend, lambda: "gpu"
+    try:
+        yield
+    finally:
+        jax.default_backend = real
 
 
 def exchanges(text):
@@ -81,7 +94,8 @@ def main():
         config.model.head.pool_norm = False  # one value a channel has no variance
     crop = tuple(map(int, options.crop.split("x")))
     for mesh in options.meshes:
-        program, seconds, state = compiled(config, tuple(map(int, mesh.split("x"))), crop, options.batch)
+        with as_on_a_gpu():
+            program, seconds, state = compiled(config, tuple(map(int, mesh.split("x"))), crop, options.batch)
         memory = program.memory_analysis().temp_size_in_bytes
         found = exchanges(program.as_text())
         halo, sums = found.pop("collective-permute"), found.pop("all-reduce")

@@ -48,6 +48,17 @@ def test_attention_and_its_gradients_are_those_of_the_definition(n, queries, key
     assert_as_defined(attention, draw(n, queries, keys, heads, d), atol=1e-12)
 
 
+@given(n=FEW, rows=st.integers(1, 4), columns=st.integers(1, 4), heads=FEW, d=st.integers(1, 5))
+@settings(max_examples=5)
+def test_queries_may_be_a_map(n, rows, columns, heads, d):
+    query, key, value = draw(n, rows * columns, 5, heads, d)
+
+    def of_map(query, key, value):
+        return attention(query.reshape(n, rows, columns, heads, d), key, value).reshape(query.shape)
+
+    assert_as_defined(of_map, (query, key, value), atol=1e-12)
+
+
 @given(n=FEW, queries=st.integers(1, 7), keys=st.integers(1, 7), heads=FEW, d=st.integers(1, 5))
 @settings(max_examples=5)
 def test_weights_add_up_to_one_and_give_the_attention(n, queries, keys, heads, d):

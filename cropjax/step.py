@@ -112,7 +112,8 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
 
     With `train.accumulate` = k the batch goes through the network in k contiguous parts, one after the other. The loss
     is still summed over the whole batch and divided once, and BatchNorm's statistics, a part's own, move once a step to
-    the mean over all groups: but for what dropout draws, the step is that of k = 1 and the same `model.norm.groups`.
+    the mean over all groups: but for what dropout and Hamburger draw, the step is that of k = 1 and the same
+    `model.norm.groups`.
     """
     class_weights = class_weights or tuple(config.loss.class_weights)
     dtype = jnp.dtype(config.train.dtype)

@@ -1,4 +1,4 @@
-"""The training loop, read from top to bottom in the order in which it happens."""
+"""A training run, read from top to bottom in the order in which it happens; its steps are in loop.py."""
 
 import contextlib
 import time
@@ -22,16 +22,15 @@ from cropjax.config import (
 )
 from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.prefetch import Prefetch
-from cropjax.distributed import same, sum_over_processes
+from cropjax.distributed import same
 from cropjax.errors import Stopped, UserError
-from cropjax.evaluate import check_evaluation, evaluate, make_score, summarize
-from cropjax.host_memory import StepMemory
+from cropjax.evaluate import check_evaluation, make_score
 from cropjax.location_prior import location_prior
-from cropjax.panels import contact_sheet
+from cropjax.loop import Loop, NotFiniteError
 from cropjax.preemption import Preemption
 from cropjax.progress import Progress
 from cropjax.sharding import batch_form, make_mesh, place_batch
-from cropjax.step import TrainMetrics, abstract_state, create_state, make_train_step, split_model
+from cropjax.step import abstract_state, create_state, make_train_step, split_model
 from cropjax.watchdog import Watchdog
 from cropjax.weights import read_weights
 from cropjax.writers import create_writer
@@ -46,17 +45,7 @@ IMAGENET = {
     "segnext": f"{PRETRAIN}/segnext (mscan_b_20230227-3ab7d230.pth and so on)",
 }
 
-
 ROLLBACKS = 3  # to one checkpoint, and no more: what fails there again is not the images
-
-
-class NotFiniteError(UserError):
-    """A loss or a norm became nan or infinite."""
-
-
-def itstime(step, every, total):
-    """Whether something that happens `every` so many steps, and after the last one, is due after `step` steps."""
-    return step % every == 0 or step == total
 
 
 def initial_weights(weights, config, say):
@@ -87,6 +76,14 @@ def place(batch, mesh):
     """A batch on the devices of `mesh`, and how many records were passed over for it."""
     skipped = int(batch.pop("skipped", np.int32(0)).sum())
     return place_batch(batch, mesh), skipped
+
+
+def introduce(writer, config, params, prior):
+    """What is known of a run before its first step: its config, its parameters, and what the location alone tells."""
+    writer.write_hparams(config.to_dict())
+    writer.write_texts(0, {"parameters": f"```\n{parameter_overview.get_parameter_overview(params)}\n```"})
+    if prior:
+        writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
 
 
 def train(config, workdir):
@@ -128,7 +125,6 @@ def train(config, workdir):
     template = abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer)
     jitted_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes, template)
     check_step(jitted_step, template, config, mesh)
-    merge = jax.jit(TrainMetrics.merge)
     score = make_score(graph, config, mesh)
     check_evaluation(score, template, eval_source, config, mesh)
 
@@ -160,161 +156,47 @@ def train(config, workdir):
             f"devices: {mesh.size} x {jax.devices()[0].device_kind}{shape}, "
             f"{len(train_source)} images to train on, {len(eval_source)} to evaluate"
         )
-        scores = prior = None
-
-        def location_prior_scores():
+        prior = None
+        if config.eval.location_prior:
             count = min(config.eval.location_prior, len(train_source))
             with Progress(count, unit="image", label="location prior", enabled=first_process) as counting:
-                found = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=counting)
-            say(f"location prior: mIoU {100 * found.summary['miou']:.2f}")
-            return found
+                prior = location_prior(train_source, eval_source, labels.num_classes, count=count, progress=counting)
+            say(f"location prior: mIoU {100 * prior.summary['miou']:.2f}")
 
-        def try_to(save, step, *, last=False):
-            """Whether it worked. Where it did not, the run goes on, unless it was the last chance."""
-            try:
-                save()
-            except UserError as error:
-                if last:
-                    raise
-                good = ", ".join(map(str, checkpoints.steps()[-1:])) or "none"
-                say(f"step {step}: {error}; training goes on, the last good checkpoint is {good}")
-                return False
-            return True
-
-        def go_on(state):
-            """From step `start` to the end, or until a signal; the last step."""
-            nonlocal prior, scores
-            writer = create_writer(workdir, first_step=start, enabled=first_process)
+        def go_on(start, state):
+            """From `start`, the last checkpoint or 0, to the end or a signal: the last step and its scores."""
             position = run_folder.data_position(workdir, start)
             same((position, len(train_source), len(eval_source)), f"data, or the same {workdir / 'rollbacks.json'}")
-            batches = Prefetch(
-                build_batches(config, train_source, start_step=position, repeats=repeats),
-                partial(place, mesh=mesh),
-                patience=config.data.patience,
-            )
-            window, window_start, window_time, skipped = None, start, 0.0, 0
-
-            def flush(step):
-                """Fetches the averages since the last call and checks them; nothing not finite gets past this."""
-                nonlocal window, window_start
-                values = {name: float(value) for name, value in window.compute().items()}
-                bad = [name for name, value in values.items() if not np.isfinite(value)]
-                if bad:
-                    steps = checkpoints.steps()
-                    saved = f"the checkpoint of step {steps[-1]} is good" if steps else "none saved"
-                    raise NotFiniteError(
-                        f"{', '.join(bad)} became nan or infinite within steps {window_start + 1}...{step} ({saved}): "
-                        f"lower optim.lr and take a new --workdir, or look at the data",
-                        step,
-                    )
-                window, window_start = None, step
-                return values
-
-            # The order is a contract: step, log, save, evaluate. A checkpoint of step s holds the state after s steps,
-            # and the data go on from there; what the evaluation finds is added to it.
             with contextlib.ExitStack() as closing:
+                batches = build_batches(config, train_source, start_step=position, repeats=repeats)
+                batches = Prefetch(batches, partial(place, mesh=mesh), patience=config.data.patience)
                 closing.callback(batches.close)
+                writer = create_writer(workdir, first_step=start, enabled=first_process)
                 closing.callback(writer.close)
-                watchdog = closing.enter_context(Watchdog(config.train.patience))
-                # ------------------------------------------------------------------------------- once, before the loop
                 if start == 0:
-                    writer.write_hparams(config.to_dict())
-                    overview = parameter_overview.get_parameter_overview(weights["params"])
-                    writer.write_texts(0, {"parameters": f"```\n{overview}\n```"})
-                if config.eval.location_prior and prior is None:
-                    prior = location_prior_scores()
-                    if start == 0:
-                        writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
-                # -------------------------------------------------------------------------------------------- the loop
-                # A run that was stopped in an evaluation begins with it.
-                evaluated = not itstime(start, config.eval.every, total) or start == 0 or checkpoints.evaluated(start)
-                progress = closing.enter_context(Progress(total, start, enabled=first_process))
-                for step in range(start + 1 if evaluated else start, total + 1):
-                    if step == start + 1:
-                        with progress.pause(), watchdog.pause():  # no rate should count it
-                            batch, skipped = next(batches)
-                            train_step = jitted_step.lower(state, batch).compile()
-                            memory = StepMemory(train_step)
-                            say(f"first step starts after {time.monotonic() - began:.1f} s")
-                            state, window = jax.block_until_ready(train_step(state, batch))
-                            memory.give_back()
-                        say(f"first step done after {time.monotonic() - began:.1f} s")
-                    elif step > start:
-                        batch, passed = next(batches)
-                        skipped += passed
-                        # A step waits for nothing that comes from the host or goes to it, but for its batch.
-                        with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
-                            state, report = train_step(state, batch)
-                        jax.block_until_ready(window)  # of the step before: one step runs, one waits, no more
-                        window = report if window is None else merge(window, report)
-                        memory.after_step()
-                    watchdog.beat()
-
-                    stops = preemption.agreed()
-                    evaluates = itstime(step, config.eval.every, total)
-                    saves = step > start and (evaluates or stops or itstime(step, config.train.checkpoint_every, total))
-
-                    if saves or (step > start and itstime(step, config.train.log_every, total)):
-                        steps = step - max(window_start, start + 1)
-                        values = flush(step)
-                        seconds, window_time = progress.elapsed - window_time, progress.elapsed
-                        if steps:
-                            values["images_per_second"] = steps * config.train.batch_size / seconds
-                        if config.data.on_error == "skip":
-                            values["skipped"], skipped = int(sum_over_processes(np.int64(skipped))), 0
-                        writer.write_scalars(step, {f"train/{name}": value for name, value in values.items()})
-                        progress.line(step, loss=values["loss"], lr=values["lr"])
-                    else:
-                        progress.update(step)
-
-                    if saves:
-                        with progress.pause(), watchdog.pause():
-                            try_to(checkpoints.wait, step)  # the save before: its failure must not cost this one
-                            last = stops or step == total
-                            saved = try_to(partial(checkpoints.save, step, state), step, last=last)
-                            writer.flush()
-                            memory.give_back()
-
-                    if evaluates and not stops:
-                        with progress.pause(), watchdog.pause():
-                            found = evaluate(
-                                score,
-                                state,
-                                eval_source,
-                                config,
-                                mesh,
-                                panels=config.eval.panels,
-                                stops=lambda: preemption.asked is not None,
-                            )
-                            if found is None:
-                                preemption.stops = stops = True
-                            else:
-                                scores, pictures = found
-                                results = summarize(scores)
-                                per_class = {
-                                    f"{mode}/iou/{name}": value
-                                    for mode, s in scores.items()
-                                    for name, value in zip(labels.names, s.iou, strict=True)
-                                }
-                                writer.write_scalars(step, {f"eval/{k}": v for k, v in (results | per_class).items()})
-                                if pictures:
-                                    panels = contact_sheet(list(pictures.values()))
-                                    writer.write_images(step, {"eval/panels": panels[None]})
-                                say(f"step {step}: " + "  ".join(f"{k} {100 * v:.2f}" for k, v in results.items()))
-                                writer.flush()
-                                if step == start or saved:
-                                    last = step == total
-                                    try_to(partial(checkpoints.add_metrics, step, results), step, last=last)
-                            if step > start:
-                                memory.give_back()
-                    if stops:
-                        progress.update(step)
-                        break
-            return step
+                    introduce(writer, config, weights["params"], prior)
+                loop = Loop(
+                    config,
+                    mesh,
+                    start=start,
+                    state=state,
+                    batches=batches,
+                    eval_source=eval_source,
+                    class_names=labels.names,
+                    score=score,
+                    checkpoints=checkpoints,
+                    preemption=preemption,
+                    watchdog=closing.enter_context(Watchdog(config.train.patience)),
+                    writer=writer,
+                    progress=closing.enter_context(Progress(total, start, enabled=first_process)),
+                    began=began,
+                    say=say,
+                )
+                return loop.run(jitted_step), loop.scores
 
         while True:
             try:
-                step = go_on(state)
+                step, scores = go_on(start, state)
                 break
             except NotFiniteError as error:
                 reason, bad_step = error.args

@@ -1,6 +1,8 @@
 """Which process of how many this is, by what launchers put into the environment; and what ends one that is stuck."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -138,6 +140,21 @@ def test_what_fails_in_one_process_is_raised_in_all(monkeypatch):
         distributed.agree(None)
     with pytest.raises(UserError, match="mine"):
         distributed.agree(UserError("mine"))
+
+
+def test_all_threads_take_turns():
+    """In a process of its own, which stays so."""
+    code = """
+import os, threading
+from cropjax.distributed import take_turns
+ended = threading.Event()
+threading.Thread(target=ended.wait).start()
+take_turns()
+print({os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")} == {os.SCHED_BATCH})
+ended.set()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_watchdog_ends_a_process_that_is_stuck(capfd):

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util.tensor_util import make_ndarray
 from tiny import tiny_config
 
-from cropjax import inference
+from cropjax import inference, loop
 from cropjax import train as train_module
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
@@ -20,10 +20,11 @@ from cropjax.config import NETWORKS, build_augment, build_model, build_optimizer
 from cropjax.convert import torch_state
 from cropjax.data.pipeline import train_batches
 from cropjax.errors import Stopped, UserError
+from cropjax.loop import NotFiniteError
 from cropjax.panels import GAP
 from cropjax.sharding import make_mesh, place_batch
 from cropjax.step import abstract_state, create_state, make_train_step, split_model
-from cropjax.train import NotFiniteError, train
+from cropjax.train import train
 
 
 def final_state(config, workdir):
@@ -286,14 +287,14 @@ def test_a_signal_in_an_evaluation_saves_and_the_next_run_begins_with_it(finishe
         signal.raise_signal(signal.SIGTERM)
         return evaluate(*args, **kwargs)
 
-    evaluate = train_module.evaluate
-    monkeypatch.setattr(train_module, "evaluate", interrupted)
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", interrupted)
     with pytest.raises(Stopped):
         train(config, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints", best=config.eval.best)
     assert checkpoints.steps() == [2, 4]
     assert not checkpoints.evaluated(4)
-    monkeypatch.setattr(train_module, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     again = train(config, tmp_path)
     assert checkpoints.evaluated(4)
     checkpoints.close()

@@ -14,8 +14,11 @@ _einsum = partial(jnp.einsum, precision="highest")
 
 
 def draw_bases(key, images, channels, rank):
-    """Random bases float32 [images,channels,rank]: uniform in [0, 1), each column of length 1."""
-    bases = jax.random.uniform(key, (images, channels, rank), jnp.float32)
+    """Random bases [images,channels,rank]: uniform in [0, 1), each column of length 1.
+
+    They are float32, in float64 with `jax_enable_x64`: the lengths' last bit depends on how the images are split.
+    """
+    bases = jax.random.uniform(key, (images, channels, rank), jnp.float32).astype(float)
     return bases / jnp.linalg.norm(bases, axis=1, keepdims=True)
 
 

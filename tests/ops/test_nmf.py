@@ -111,7 +111,7 @@ def test_bfloat16_is_factorised_in_float32_and_rounded_once():
 
 def test_bases_are_columns_of_length_one_and_every_images_own():
     bases = np.asarray(draw_bases(jax.random.key(0), 3, 8, 4))
-    assert (bases.shape, bases.dtype) == ((3, 8, 4), np.float32)
+    assert (bases.shape, bases.dtype) == ((3, 8, 4), np.float64)  # tests have `jax_enable_x64`
     assert (bases >= 0).all()
     np.testing.assert_allclose(np.linalg.norm(bases, axis=1), 1, rtol=1e-6)
     assert (bases[0] != bases[1]).any()

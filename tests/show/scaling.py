@@ -1,11 +1,11 @@
 """Weak and strong scaling over processes here, and what the same model says of GPUs.
 
-    python tests/show/scaling.py [--rounds 3]
+    python tests/show/scaling.py [--rounds 3] [--network segformer]
 
 On a machine with as many cores as processes, at least two: each process has one core (taskset), and they sum over gloo
-on the loopback address. The narrow DeepLabV3+ of configs/demo.py is trained on crops of 128x128, weak with 8 images a
-process and strong with 8 in all. Beside it: how long the step's sums take by themselves (the same operations in a loop,
-without the network), and from these what the model below expects of two processes.
+on the loopback address. The narrow network of configs/demo.py, DeepLabV3+ if not told, is trained on crops of 128x128,
+weak with 8 images a process and strong with 8 in all. Beside it: how long the step's sums take by themselves (the same
+operations in a loop, without the network), and from these what the model below expects of two processes.
 
 The model. A step takes T on one device. Over n devices it also sums the gradients, G bytes in float32, and within each
 BatchNorm the statistics: s small sums that nothing can be done beside, four a BatchNorm (mean, variance, and two in
@@ -42,11 +42,15 @@ NVLINK, PORT = 0.8 * 450e9, 0.9 * 50e9
 LATENCY = {8: 15e-6, 64: 35e-6, 512: 55e-6}
 
 
-def train(count, batch, folder):
+def on_core(index):
+    return ["taskset", "-c", str(index), sys.executable]
+
+
+def train(count, batch, folder, network):
     """Seconds a step of `count` processes, the median over the later log lines."""
     workdir, processes = Path(folder, f"{count}-{batch}-{random.random()}"), []
     for index, place in enumerate(environments(count)):
-        command = ["taskset", "-c", str(index), sys.executable, "-m", "cropjax.main", "--config=configs/demo.py"]
+        command = [*on_core(index), "-m", "cropjax.main", f"--config=configs/demo.py:{network}"]
         command += [f"--workdir={workdir}", f"--config.train.steps={STEPS}", f"--config.train.batch_size={batch}"]
         command += ["--config.train.log_every=5", "--config.eval.every=1000", "--config.data.streets.eval_count=1"]
         command += ["--config.data.threads=1", "--config.data.in_memory=True", "--config.data.streets.train_count=8"]
@@ -81,7 +85,7 @@ def sums(*sizes):
     """Seconds of an all-reduce of so many bytes between two processes of a core each."""
     processes = []
     for index, place in enumerate(environments(2)):
-        command = ["taskset", "-c", str(index), sys.executable, "-c", SUMS, *map(str, sizes)]
+        command = [*on_core(index), "-c", SUMS, *map(str, sizes)]
         processes.append(subprocess.Popen(command, env=os.environ | place, cwd=ROOT, stdout=subprocess.PIPE, text=True))
     output, _ = (process.communicate()[0] for process in processes)
     return [float(line.split()[1]) for line in output.splitlines() if line.startswith("seconds")]
@@ -122,6 +126,7 @@ def reduction(n, gradients):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--network", default="deeplabv3plus")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cases = {"one process, 8 images": (1, 8), "weak: two, 16 images": (2, 16), "strong: two, 8 images": (2, 8)}
@@ -129,7 +134,7 @@ def main():
         times = {name: [] for name in cases}
         for _ in range(options.rounds):
             for name, (count, batch) in cases.items():
-                times[name].append(train(count, batch, folder))
+                times[name].append(train(count, batch, folder, options.network))
     medians = {name: statistics.median(found) for name, found in times.items()}
     print("| processes | seconds a step | images/s |\n|---|---|---|")
     for name, (_, batch) in cases.items():
@@ -137,13 +142,13 @@ def main():
             f"| {name} | {medians[name]:.3f} ({min(times[name]):.3f} to {max(times[name]):.3f}) | "
             f"{batch / medians[name]:.1f} |"
         )
-    count, total, gradients, norms = program("demo", 128, 16)
+    count, total, gradients, norms = program(f"demo:{options.network}", 128, 16)
     of_gradients, of_small = sums(gradients, 1024)
     extra = of_gradients + 4 * norms * of_small
     print(
-        f"\nDemo: {count} all-reduces of {total / 2**20:.2f} MiB, of which the gradients {gradients / 2**20:.2f}; "
-        f"{norms} BatchNorms.\nBy themselves the gradients' sum takes {1e3 * of_gradients:.2f} ms, a small one "
-        f"{1e3 * of_small:.3f} ms: {1e3 * extra:.1f} ms a step."
+        f"\n{options.network}: {count} all-reduces of {total / 2**20:.2f} MiB, of which the gradients "
+        f"{gradients / 2**20:.2f}; {norms} BatchNorms.\nBy themselves the gradients' sum takes "
+        f"{1e3 * of_gradients:.2f} ms, a small one {1e3 * of_small:.3f} ms: {1e3 * extra:.1f} ms a step."
     )
     one, weak = medians["one process, 8 images"], medians["weak: two, 16 images"]
     half, strong = medians["one process, 4 images"], medians["strong: two, 8 images"]

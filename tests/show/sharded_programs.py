@@ -34,10 +34,12 @@ KINDS = ("collective-permute", "all-reduce", "all-gather", "all-to-all", "reduce
 
 
 def read_config(name):
+    """The config of configs/, `name` or `name:argument`."""
+    name, *argument = name.split(":")
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*argument)
 
 
 @contextlib.contextmanager

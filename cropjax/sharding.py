@@ -9,15 +9,17 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cropjax.errors import UserError
 
 
-def make_mesh(*, data, space, batch_size=None):
+def make_mesh(*, data, space, batch_size=None, rows=None):
     """A mesh with the axes `data` (splits the batch) and `space` (splits the rows of every crop), over all processes.
 
     Either may be -1: the devices that are left. Both are: as many on `data` as `batch_size`, the images that go through
     the network together, can use, and the rest, which would have nothing to do, on `space`. Without a `batch_size`, all
     on `data`. A process has neighbouring devices, and `space`, which exchanges rows within every layer, lies within it.
+    The smallest map that is split over it has `rows`.
 
     Raises:
-        UserError: the two do not multiply to the devices, a batch does not divide, or `space` would span processes.
+        UserError: the two do not multiply to the devices, a batch does not divide, `space` would span processes, or a
+            device would have no row: XLA's sums of such maps were seen to be wrong, within a loop.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     count, local = len(devices), jax.local_device_count()
@@ -41,6 +43,11 @@ def make_mesh(*, data, space, batch_size=None):
         raise UserError(
             f"train.batch_size = {batch_size} (or so many in a part of train.accumulate) does not divide among the "
             f"{data} devices of mesh.data: make it a multiple of {data}, or set mesh.data = mesh.space = -1"
+        )
+    if rows is not None and space > rows:
+        raise UserError(
+            f"mesh.space = {space} devices cannot share the {rows} rows of the deepest map: take fewer, or a larger "
+            "data.crop_size"
         )
     return Mesh(np.reshape(devices, (data, space)), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 

@@ -100,7 +100,8 @@ def train(config, workdir):
     began = time.monotonic()
 
     # --------------------------------------------------------------------------------------------------- devices
-    mesh = make_mesh(**config.mesh, batch_size=config.train.batch_size // config.train.accumulate)
+    deepest = -(-config.data.crop_size[0] // config.model.backbone.get("output_stride", 32))
+    mesh = make_mesh(**config.mesh, batch_size=config.train.batch_size // config.train.accumulate, rows=deepest)
     first_process = jax.process_index() == 0
 
     def say(text):

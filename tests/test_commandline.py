@@ -113,8 +113,10 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
-# What a run writes before its first batch: whole files, without a checkpoint, so that the folder can be used again.
-BEGUN = {"config.json", "lock", "provenance.json", "metrics.jsonl", "tensorboard"}
+# What a run writes before it reads labels to learn from, and before its first batch: whole files, without a checkpoint,
+# so that the folder can be used again.
+TOLD = {"config.json", "lock", "provenance.json"}
+BEGUN = TOLD | {"metrics.jsonl", "tensorboard"}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ BEGUN = {"config.json", "lock", "provenance.json", "metrics.jsonl", "tensorboard
         (lambda root: cut(root / "val/a.png"), ["val/a.png"], set()),
         (lambda root: cut(root / "train/b.png"), ["b.png"], BEGUN),
         (lambda root: (root / "train/b.png").write_text("no image"), ["b.png"], BEGUN),
-        (lambda root: write(root / "trainannot/b.png", np.full((36, 48), 99)), ["b.png", "99"], BEGUN),
+        (lambda root: write(root / "trainannot/b.png", np.full((36, 48), 99)), ["b.png", "99"], TOLD),
         (lambda root: write(root / "trainannot/b.png", np.zeros((30, 48))), ["b.png", "48"], BEGUN),
     ],
     ids=["no-label", "no-image", "truncated-validation", "truncated", "not-an-image", "label-value", "size"],

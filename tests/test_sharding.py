@@ -62,12 +62,13 @@ def test_mesh(devices, processes, local, batch_size, asked, shape):
         (1, 3, 8, (-1, 1), r"train.batch_size = 8 .* does not divide among the 3 devices of mesh.data"),
         (4, 1, 2, (-1, -1), "mesh.space = 2 would span processes, which have 1 devices each"),
         (2, 2, 4, (1, 4), "mesh.space = 4 would span processes, which have 2 devices each"),
+        (1, 8, 1, (-1, -1), "mesh.space = 8 devices cannot share the 4 rows of the deepest map"),
     ],
 )
 def test_what_cannot_be_split_is_named(devices, processes, local, batch_size, asked, wanted):
     devices(processes, local)
     with pytest.raises(UserError, match=wanted):
-        make_mesh(data=asked[0], space=asked[1], batch_size=batch_size)
+        make_mesh(data=asked[0], space=asked[1], batch_size=batch_size, rows=4)
 
 
 @given(shape=st.lists(st.integers(0, 9), max_size=4), parts=st.integers(1, 5))

@@ -37,6 +37,7 @@ os.environ.setdefault("PJRT_NPROC", "256")
 
 STEPS, PERMUTATIONS = 5, 10
 VARIANTS = {"groups 1": (1, 1), "groups 4": (4, 1), "accumulated": (4, 2)}  # norm.groups, train.accumulate
+SHARE = 4  # devices that share the rows of a map, at most; the deepest has one row more
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order
 
 
@@ -140,7 +141,9 @@ def main(dtype, network, meshes, variants):
     rng, report = np.random.default_rng(0), {}
     for name in variants:
         groups, accumulate = VARIANTS[name]
-        config = tiny_config(network)
+        side = 16 * SHARE if "output_stride" in tiny_config(network).model.backbone else 32 * SHARE
+        config = tiny_config(network, crop_size=(side + 1, side + 1), scale=(2 * side, side))
+        config.data.streets.size = side, 2 * side
         config.train.update(batch_size=BATCH, steps=STEPS, dtype=dtype)
         config.model.norm.groups = groups
         config.optim.warmup_steps = 0  # or five steps go no further than a parameter's rounding

@@ -237,6 +237,7 @@ def leave_after(error: Exception) -> None:
 
 
 def whoami() -> str:
+    """This process among all, as messages name it."""
     import jax
 
     return f"process {jax.process_index()} of {jax.process_count()}"

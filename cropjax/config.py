@@ -148,6 +148,11 @@ def label_set(config):
     return LABELS[config.data.source]
 
 
+def cells_of(side, config):
+    """Cells of the backbone's deepest map along `side` pixels."""
+    return -(-side // config.model.backbone.get("output_stride", 32))
+
+
 def build_model(config):
     """The network, with freshly drawn weights."""
     c = config.model
@@ -166,7 +171,7 @@ def build_model(config):
         case "segnext":
             backbone, head = MSCAN(rng=rng, norm=norm, keep=keep, **c.backbone), LightHamHead
     if config.eval.pool_window:
-        head = partial(head, pool_window=[-(-side // c.backbone.output_stride) for side in config.eval.pool_window])
+        head = partial(head, pool_window=[cells_of(side, config) for side in config.eval.pool_window])
     classes = label_set(config).num_classes
     head = head(backbone.channels, classes, rng=rng, align_corners=c.align_corners, **c.head)
     auxiliary = None

@@ -104,14 +104,19 @@ def rows_split_over(mesh):
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def rows_are_split():
+    """Whether what is traced has a mesh of `rows_split_over`, with several devices on `space`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape["space"] > 1
+
+
 def split_rows(maps):
     """Inside `jit`: splits maps [n,h,w,c] over `data` and their rows over `space`, whatever the height.
 
     The mesh is that of `rows_split_over`; without one, or where its `space` is 1, they are what they were. XLA goes on
     from the images to most maps by itself, but not through strides of 4 to a height that does not divide.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["space"] == 1:
+    if not rows_are_split():
         return maps
     return jax.lax.with_sharding_constraint(maps, PartitionSpec("data", "space"))
 

@@ -17,6 +17,7 @@ from cropjax.config import (
     build_model,
     build_optimizer,
     build_source,
+    cells_of,
     example_form,
     label_set,
 )
@@ -100,8 +101,8 @@ def train(config, workdir):
     began = time.monotonic()
 
     # --------------------------------------------------------------------------------------------------- devices
-    deepest = -(-config.data.crop_size[0] // config.model.backbone.get("output_stride", 32))
-    mesh = make_mesh(**config.mesh, batch_size=config.train.batch_size // config.train.accumulate, rows=deepest)
+    together, rows = config.train.batch_size // config.train.accumulate, cells_of(config.data.crop_size[0], config)
+    mesh = make_mesh(**config.mesh, batch_size=together, rows=rows)
     first_process = jax.process_index() == 0
 
     def say(text):

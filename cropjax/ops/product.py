@@ -3,6 +3,8 @@
 import jax
 from jax import lax
 
+from cropjax.sharding import rows_are_split
+
 
 @jax.custom_vjp
 def product(x, kernel):
@@ -21,15 +23,16 @@ def _product_forward(x, kernel):
 
 def _product_backward(residuals, dy):
     x, kernel = residuals
-    return dy @ kernel.T, _kernel_gradient(x, lax.optimization_barrier(dy))
+    dy = lax.optimization_barrier(dy)
+    return dy @ kernel.T, _kernel_gradient(x, dy)
 
 
 def _kernel_gradient(x, dy):
-    """The sum over all positions, whose axes stay apart so that rows may be split over devices.
+    """The sum over all positions, whose axes stay apart where rows are split over devices.
 
-    A CPU's products over several axes take up to half as long again, so one device has them as one axis.
+    Elsewhere a CPU has them as one axis: its products over several take up to half as long again.
     """
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+    if jax.default_backend() == "cpu" and not rows_are_split():
         x, dy = (t.reshape(-1, t.shape[-1]) for t in (x, dy))
     positions = tuple(range(x.ndim - 1))
     return lax.dot_general(x, dy, ((positions, positions), ((), ())))

@@ -4,8 +4,9 @@
 
 On a machine with as many cores as processes, at least two: each process has one core (taskset), and they sum over gloo
 on the loopback address. The narrow network of configs/demo.py, DeepLabV3+ if not told, is trained on crops of 128x128,
-weak with 8 images a process and strong with 8 in all. Beside it: how long the step's sums take by themselves (the same
-operations in a loop, without the network), and from these what the model below expects of two processes.
+weak with 8 images a process and strong with 8 in all. Beside it: two runs of a process each at the same time, which
+exchange nothing but share the machine's memory; how long the step's sums take by themselves (the same operations in a
+loop, without the network), and from these what the model below expects of two processes.
 
 The model. A step takes T on one device. Over n devices it also sums the gradients, G bytes in float32, and within each
 BatchNorm the statistics: s small sums that nothing can be done beside, four a BatchNorm (mean, variance, and two in
@@ -33,6 +34,7 @@ from command import environments
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
+BESIDE = "two runs at once, 8 images each"
 
 # Training steps measured on one H100, batch 8 at 512x512 in bfloat16: docs/performance.md, "On a GPU".
 MEASURED = {"deeplab_512": 63.3e-3, "segformer_b3_512": 48.8e-3}
@@ -46,20 +48,24 @@ def on_core(index):
     return ["taskset", "-c", str(index), sys.executable]
 
 
-def train(count, batch, folder, network):
-    """Seconds a step of `count` processes, the median over the later log lines."""
-    workdir, processes = Path(folder, f"{count}-{batch}-{random.random()}"), []
-    for index, place in enumerate(environments(count)):
-        command = [*on_core(index), "-m", "cropjax.main", f"--config=configs/demo.py:{network}"]
-        command += [f"--workdir={workdir}", f"--config.train.steps={STEPS}", f"--config.train.batch_size={batch}"]
-        command += ["--config.train.log_every=5", "--config.eval.every=1000", "--config.data.streets.eval_count=1"]
-        command += ["--config.data.threads=1", "--config.data.in_memory=True", "--config.data.streets.train_count=8"]
-        command += ["--config.eval.location_prior=0", "--config.mesh.data=-1", "--config.mesh.space=1"]
-        processes.append(subprocess.Popen(command, env=os.environ | place, cwd=ROOT, stdout=subprocess.DEVNULL))
-    assert [process.wait() for process in processes] == [0] * count
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    rates = [line["train/images_per_second"] for line in lines if "train/images_per_second" in line]
-    return batch / statistics.median(rates[2:])
+def train(count, batch, folder, network, *, runs=1):
+    """Seconds a step of `runs` at the same time of `count` processes each, the median over the later log lines."""
+    workdirs, processes = [Path(folder, str(random.random())) for _ in range(runs)], []
+    for workdir in workdirs:
+        for place in environments(count):
+            command = [*on_core(len(processes)), "-m", "cropjax.main", f"--config=configs/demo.py:{network}"]
+            command += [f"--workdir={workdir}", f"--config.train.steps={STEPS}", f"--config.train.batch_size={batch}"]
+            command += ["--config.train.log_every=5", "--config.eval.every=1000", "--config.data.streets.eval_count=1"]
+            command += ["--config.data.threads=1", "--config.data.in_memory=True"]
+            command += ["--config.data.streets.train_count=8", "--config.eval.location_prior=0"]
+            command += ["--config.mesh.data=-1", "--config.mesh.space=1"]
+            processes.append(subprocess.Popen(command, env=os.environ | place, cwd=ROOT, stdout=subprocess.DEVNULL))
+    assert [process.wait() for process in processes] == [0] * len(processes)
+    rates = []
+    for workdir in workdirs:
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        rates += [line["train/images_per_second"] for line in lines if "train/images_per_second" in line][2:]
+    return batch / statistics.median(rates)
 
 
 SUMS = """
@@ -131,13 +137,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         cases = {"one process, 8 images": (1, 8), "weak: two, 16 images": (2, 16), "strong: two, 8 images": (2, 8)}
         cases |= {"one process, 4 images": (1, 4)}
-        times = {name: [] for name in cases}
+        times = {name: [] for name in [*cases, BESIDE]}
         for _ in range(options.rounds):
             for name, (count, batch) in cases.items():
                 times[name].append(train(count, batch, folder, options.network))
+            times[BESIDE].append(train(1, 8, folder, options.network, runs=2))
     medians = {name: statistics.median(found) for name, found in times.items()}
     print("| processes | seconds a step | images/s |\n|---|---|---|")
-    for name, (_, batch) in cases.items():
+    for name, batch in [*((name, batch) for name, (_, batch) in cases.items()), (BESIDE, 16)]:
         print(
             f"| {name} | {medians[name]:.3f} ({min(times[name]):.3f} to {max(times[name]):.3f}) | "
             f"{batch / medians[name]:.1f} |"
@@ -153,7 +160,8 @@ def main():
     one, weak = medians["one process, 8 images"], medians["weak: two, 16 images"]
     half, strong = medians["one process, 4 images"], medians["strong: two, 8 images"]
     modelled = one / (one + extra), one / (half + extra)
-    print(f"Weak: efficiency {100 * one / weak:.0f} %, the model says {100 * modelled[0]:.0f} %.")
+    beside = f"{100 * one / medians[BESIDE]:.0f} % without any exchange, the model says {100 * modelled[0]:.0f} %"
+    print(f"Weak: efficiency {100 * one / weak:.0f} %, {beside}.")
     print(f"Strong: speed-up {one / strong:.2f}, the model says {modelled[1]:.2f}.\n")
     print("| config | all-reduces | gradients | GPUs | their sum | small sums | efficiency, overlap 0 | overlap 1 |")
     print("|---|---|---|---|---|---|---|---|")

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -79,15 +80,27 @@ class Run:
     def step(self):
         return last_step(self.workdir)
 
-    def wait_for(self, step):
+    def wait_until(self, condition):
+        """Or until a process has ended."""
         end = time.monotonic() + 180
-        while self.step() < step and all(process.poll() is None for process in self.processes):
+        while not condition() and all(process.poll() is None for process in self.processes):
             if time.monotonic() > end:
                 raise TimeoutError(self.text())
             time.sleep(0.01)
 
+    def wait_for(self, step):
+        self.wait_until(lambda: self.step() >= step)
+
     def text(self):
         return "\n".join(log.read_text() for log in self.logs)
+
+    def resumed(self):
+        """The step that it goes on from, all of them if the fault has come after the last; what it prints tells."""
+        said, end = None, time.monotonic() + 120
+        while said is None and time.monotonic() < end:
+            time.sleep(0.05)
+            said = re.search(r"resuming after step (\d+)|(finished already)|first step starts", self.text())
+        return TOTAL if said and said[2] else int(said[1] or 0) if said else 0
 
     def ended(self, timeout):
         """Seconds until all have ended, infinite if they have not within `timeout`."""
@@ -164,11 +177,13 @@ def inject(kind, run, rng):
                         file.flush()
                 except OSError:
                     pass
-            step = run.step()
-            time.sleep(rng.uniform(4, 12))
+            tried = run.text().count("cannot be saved")
+            run.wait_until(lambda: run.text().count("cannot be saved") > tried)
+            time.sleep(rng.uniform(0, 4))
             went_on = all(p.poll() is None for p in run.processes)
             filler.unlink()
-            run.wait_for(step + 3 * EVERY)
+            step = run.step()  # a new checkpoint, or the next fault would cost what this one could not save
+            run.wait_until(lambda: max(saved_steps(run.workdir), default=0) > step)
             return f"went on: {went_on}", None
         case "read-only":
             run.kill()
@@ -221,11 +236,7 @@ def disturbed(kinds, folder, networks, seed, table):
             reached = last_step(workdir)
             run = Run(workdir, number, logs, networks=networks)
             number += 1
-            line = "resuming after step"
-            end = time.monotonic() + 120
-            while line not in run.text() and "first step starts" not in run.text() and time.monotonic() < end:
-                time.sleep(0.05)
-            resumed = int(run.text().split(line)[1].split()[0]) if line in run.text() else 0
+            resumed = run.resumed()
             row |= {"lost": max(reached, at) - resumed, "resumed": resumed}
         print(row, flush=True)
     if run.ended(300) == float("inf"):

@@ -8,8 +8,8 @@ in two parts one after the other, and on each device only its part of the optimi
 
 Prints JSON: for each variant and mesh (data x space) the largest relative difference of a tensor's update after five
 steps, and how many loops of the program exchange something between devices; in float32 also, for scale, the largest of
-ten permutations of the batches on one device, within their groups. A tensor that one of them moves to somewhere else
-altogether, a bias before a norm, whose gradient is rounding that Adam makes large, is left out; stderr names them.
+ten permutations of the batches on one device, within their groups. Left out is a tensor that float64 finds to have no
+gradient, as a bias before a norm or of MiT's keys: of rounding Adam makes an update. stderr names them.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from cropjax.step import abstract_state, create_state, make_train_step, split_mo
 os.environ.setdefault("PJRT_NPROC", "256")
 
 STEPS, PERMUTATIONS = 5, 10
-NO_DIGIT = 0.5  # of itself that a permutation may change, of an update that has any digits
+STILL = 1e-6  # of the largest update is none: a tensor without a gradient has Adam divide float64's rounding
 VARIANTS = {"groups 1": (1, 1), "groups 4": (4, 1), "accumulated": (4, 2)}  # norm.groups, train.accumulate
 SHARE = 4  # devices that share the rows of a map, at most; the deepest has one row more
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order
@@ -110,34 +110,28 @@ def summing_loop():
     return jax.jit(program).lower(jax.ShapeDtypeStruct((n,), jnp.float32, sharding=split)).compile()
 
 
-def differences(moved, expected):
-    """The relative difference of each tensor's update, {path: value}.
+def still(moved):
+    """The names of the tensors that have hardly moved; `trainer` on those that have no gradient."""
+    sizes = {k: np.abs(v).max() for k, v in moved.items()}
+    return {k for k, size in sizes.items() if size <= STILL * max(sizes.values())}
 
-    A bias before a norm has no gradient, and Adam makes rounding of it: what moves less than a millionth of what moves
-    most must do so in both.
+
+def distance(run, reference, flat):
+    """The largest relative difference of a tensor's update, where, and the first step's loss.
+
+    Tensors named in `flat` have no gradient: in float64 they must not move, in float32 they are left out.
     """
-    still = 1e-6 * max(np.abs(v).max() for v in expected.values())
-    found = {}
-    for k, v in expected.items():
-        size = np.abs(v).max()
-        if size > still:
-            found[k] = float(np.abs(moved[k] - v).max() / size)
-        elif np.abs(moved[k]).max() > still:
-            found[k] = float("inf")
-    return found
-
-
-def distance(run, reference, rounding=()):
-    """The largest of `differences`, where, and the first step's loss; without the tensors named in `rounding`."""
     (losses, moved, text), (reference_losses, expected, _) = run, reference
-    found = {k: v for k, v in differences(moved, expected).items() if k not in rounding}
+    found = {k: float(np.abs(moved[k] - v).max() / np.abs(v).max()) for k, v in expected.items() if k not in flat}
+    if jax.config.jax_enable_x64:
+        found |= {k: float("inf") for k in flat - still(moved)}
     worst = max(found, key=found.get)
     return {
         "update": found[worst],
         "tensor": worst,
         "first_loss": abs(losses[0] / reference_losses[0] - 1),
         "exchanging_loops": exchanging_loops(text),
-        "rounding": len(rounding),
+        "without_gradient": len(flat),
     }
 
 
@@ -148,7 +142,7 @@ def main(dtype, network, meshes, variants):
     cropjax.losses.BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
     if jax.process_count() == 1:
         assert exchanging_loops(summing_loop().as_text()) == 1  # or the form of the text has changed
-    rng, report, rounding = np.random.default_rng(0), {}, set()
+    rng, report = np.random.default_rng(0), {}
     for name in variants:
         groups, accumulate = VARIANTS[name]
         side = 16 * SHARE if "output_stride" in tiny_config(network).model.backbone else 32 * SHARE
@@ -168,18 +162,20 @@ def main(dtype, network, meshes, variants):
         batches = [next(stream) for _ in range(STEPS)]
         stream.close()
 
+        with jax.enable_x64(True):
+            config.train.dtype = "float64"
+            exact = trainer(config, (1, 1), "float64")(batches)
+            flat = still(exact[1])
+            config.train.dtype = dtype
+        print(f"{name}: without a gradient: {', '.join(sorted(flat)) or 'none'}", file=sys.stderr)
         one = trainer(config, (1, 1), dtype)
-        expected = one(batches)
+        expected = one(batches) if dtype == "float32" else exact
         if dtype == "float32" and accumulate == 1:
-            permuted = [one(permute(batches, groups, rng)) for _ in range(PERMUTATIONS)]
-            moves = [differences(run[1], expected[1]) for run in permuted]
-            rounding = {k for found in moves for k, v in found.items() if v > NO_DIGIT}
-            print(f"{name}: rounding alone moves {', '.join(sorted(rounding)) or 'nothing'}", file=sys.stderr)
-            found = [distance(run, expected, rounding) for run in permuted]
-            report[f"{name}, permuted batch"] = max(found, key=lambda found: found["update"])
+            permuted = [distance(one(permute(batches, groups, rng)), expected, flat) for _ in range(PERMUTATIONS)]
+            report[f"{name}, permuted batch"] = max(permuted, key=lambda found: found["update"])
         config.train.accumulate, config.optim.shard_state = accumulate, accumulate > 1
         for shape in [(1, 1)] * (accumulate > 1) + meshes:
-            report[f"{name}, mesh {shape}"] = distance(trainer(config, shape, dtype)(batches), expected, rounding)
+            report[f"{name}, mesh {shape}"] = distance(trainer(config, shape, dtype)(batches), expected, flat)
     if jax.process_index() == 0:
         print(json.dumps(report))
 

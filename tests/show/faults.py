@@ -6,7 +6,9 @@ Needs root on Linux: file systems of its own (tmpfs) that are full or read-only,
 which the link is cut. Runs of a tiny network are disturbed again and again, each going on from the last; every chain
 of faults must end with the weights of a run that nothing has disturbed, bit for bit. Of each fault the table says how
 the processes ended, after how many seconds, and how many steps were lost. Exit status 1 if anything hung for more than
-60 s, lost more than a checkpoint interval, or ended with other weights.
+60 s, lost more than a checkpoint interval, or ended with other weights. Two faults may cost more, for they take away
+checkpoints: a damaged newest one, and a kill while the disk is full; there the run must go on from the newest that is
+whole, and from no other.
 """
 
 import argparse
@@ -30,7 +32,8 @@ from tiny_run import get_config
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "tiny_run.py"
 TOTAL, EVERY = 160, 8
-KINDS = ("kill", "stop", "term", "usr1", "cut", "full", "read-only", "damage")
+KINDS = ("kill", "stop", "term", "usr1", "cut", "full", "full-kill", "read-only", "damage")
+OF_DISKS = ("full", "full-kill", "read-only")
 NETWORKS, HOSTS = ("cropjax0", "cropjax1"), ("10.77.7.1", "10.77.7.2")
 MOUNT_BYTES = 24 << 20
 
@@ -79,6 +82,11 @@ class Run:
 
     def step(self):
         return last_step(self.workdir)
+
+    def reached(self):
+        """The last step that it has told of, on whatever disk."""
+        said = re.findall(rf"(?:train +|step )(\d+)(?:/{TOTAL}|:)", self.text())
+        return max(self.step(), *map(int, said), 0)
 
     def wait_until(self, condition):
         """Or until a process has ended."""
@@ -141,6 +149,21 @@ def mounted(folder):
     return folder / "run"
 
 
+def fill_disk(run):
+    """Until a save has failed; the file that fills it."""
+    filler = run.workdir.parent / "filler"
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+                file.flush()
+        except OSError:
+            pass
+    tried = run.text().count("cannot be saved")
+    run.wait_until(lambda: run.text().count("cannot be saved") > tried)
+    return filler
+
+
 def inject(kind, run, rng):
     """Does it; (which process or file, seconds until all have ended or None if the run is to go on)."""
     victim = rng.randrange(2)
@@ -169,22 +192,19 @@ def inject(kind, run, rng):
             sh("ip", "-n", NETWORKS[0], "link", "set", "cj0", "up")
             return "link", seconds
         case "full":
-            filler = run.workdir.parent / "filler"
-            with filler.open("wb") as file:
-                try:
-                    while True:
-                        file.write(b"x" * 65536)
-                        file.flush()
-                except OSError:
-                    pass
-            tried = run.text().count("cannot be saved")
-            run.wait_until(lambda: run.text().count("cannot be saved") > tried)
+            filler = fill_disk(run)
             time.sleep(rng.uniform(0, 4))
-            went_on = all(p.poll() is None for p in run.processes)
             filler.unlink()
             step = run.step()  # a new checkpoint, or the next fault would cost what this one could not save
             run.wait_until(lambda: max(saved_steps(run.workdir), default=0) > step)
-            return f"went on: {went_on}", None
+            return "both", None
+        case "full-kill":
+            filler = fill_disk(run)
+            time.sleep(rng.uniform(0, 4))
+            run.processes[victim].kill()
+            seconds = run.ended(60)
+            filler.unlink()
+            return f"process {victim}", seconds
         case "read-only":
             run.kill()
             sh("mount", "-o", "remount,ro", str(run.workdir.parent))
@@ -194,10 +214,9 @@ def inject(kind, run, rng):
             said = next((line for line in refused.text().splitlines() if "Read-only" in line), "nothing")
             return f"start refused with {refused.statuses()}: {said[:60]}", seconds
         case "damage":
+            run.wait_until(lambda: len(saved_steps(run.workdir)) > 1)  # with no other it is refused a start
             run.kill()
             steps = saved_steps(run.workdir)
-            if not steps:
-                return "nothing saved yet: killed alone", 0.0
             files = [p for p in (run.workdir / "checkpoints" / str(steps[-1])).rglob("*") if p.is_file()]
             file = rng.choice(files)
             data = bytearray(file.read_bytes())
@@ -214,7 +233,7 @@ def inject(kind, run, rng):
 def disturbed(kinds, folder, networks, seed, table):
     """A run from its beginning to its end through faults of the `kinds`; its folder."""
     rng = random.Random(seed)
-    needs_mount = any(kind in ("full", "read-only") for kind in kinds)
+    needs_mount = any(kind in OF_DISKS for kind in kinds)
     workdir = mounted(folder) if needs_mount else folder / "run"
     workdir.parent.mkdir(exist_ok=True)
     logs = folder.parent / f"{folder.name}.logs"
@@ -227,17 +246,23 @@ def disturbed(kinds, folder, networks, seed, table):
             number += 1
         run.wait_for(max(last_step(workdir) + 1, ends * i // len(kinds) + rng.randrange(2, ends // len(kinds))))
         time.sleep(rng.uniform(0, 0.3))  # in the middle of a step, of an evaluation, of a save
+        assert run.statuses() == [None, None], run.text()  # or there is nothing to disturb
         at = run.step()
         what, seconds = inject(kind, run, rng)
-        row = {"fault": kind, "where": what, "step": at, "seconds": seconds, "statuses": run.statuses()}
+        row = {"fault": kind, "where": what, "step": at, "seconds": seconds, "statuses": run.statuses(), "lost": 0}
+        row["right"] = seconds is not None or row["statuses"] == [None, None]
         table.append(row)
         if seconds is not None:
             run.kill()
-            reached = last_step(workdir)
+            reached, whole = run.reached(), saved_steps(workdir)
             run = Run(workdir, number, logs, networks=networks)
             number += 1
             resumed = run.resumed()
-            row |= {"lost": max(reached, at) - resumed, "resumed": resumed}
+            row |= {"lost": reached - resumed, "resumed": resumed}
+            row["right"] = {
+                "damage": resumed in whole[-2:],  # a flipped bit may lie in what nobody reads
+                "full-kill": resumed == max(whole, default=0),
+            }.get(kind, row["lost"] <= EVERY)
         print(row, flush=True)
     if run.ended(300) == float("inf"):
         run.kill()
@@ -271,11 +296,12 @@ def chains(count, kinds):
     """Lists of kinds; the network's cuts by themselves, for such runs are in namespaces."""
     kinds = (kinds * count)[:count]
     cuts = [kind for kind in kinds if kind == "cut"]
-    disks = [kind for kind in kinds if kind in ("full", "read-only")]
-    others = [kind for kind in kinds if kind not in ("cut", "full", "read-only")]
+    disks = [kind for kind in kinds if kind in OF_DISKS]
+    others = [kind for kind in kinds if kind not in ("cut", *OF_DISKS)]
+    random.Random(1).shuffle(disks)
     random.Random(1).shuffle(others)
-    thirds = [others[i::3] for i in range(3)]
-    return [(chain, chain[0] == "cut") for chain in (*thirds, disks, cuts) if chain]
+    thirds = [some[i::3] for some in (others, disks) for i in range(3)]
+    return [(chain, chain[0] == "cut") for chain in (*thirds, cuts) if chain]
 
 
 def main():
@@ -302,11 +328,11 @@ def main():
     print("\n| fault | where | at step | all ended after | statuses | steps lost |\n|---|---|---|---|---|---|")
     for row in table:
         row["ended"] = "went on" if row["seconds"] is None else f"{row['seconds']:.1f} s"
-        print("| {fault} | {where} | {step} | {ended} | {statuses} | {lost} |".format(**{"lost": 0} | row))
+        print("| {fault} | {where} | {step} | {ended} | {statuses} | {lost} |".format(**row))
     hung = [row for row in table if row["seconds"] is not None and row["seconds"] > 60]
-    lost = [row for row in table if row.get("lost", 0) > EVERY * (2 if row["fault"] == "damage" else 1)]
-    print(f"\n{len(table)} faults, {len(hung)} hung, {len(lost)} lost too much, chains with the same weights: {same}")
-    sys.exit(bool(hung or lost or not all(same)))
+    wrong = [row for row in table if not row["right"]]
+    print(f"\n{len(table)} faults, {len(hung)} hung, {len(wrong)} lost too much, chains with the same weights: {same}")
+    sys.exit(bool(hung or wrong or not all(same)))
 
 
 if __name__ == "__main__":

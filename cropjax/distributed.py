@@ -132,7 +132,7 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
         take_turns()
     if place.index == 0:
         print(
-            f"{place.count} processes, started by {place.launcher}, coordinator {place.coordinator}; if one is lost, "
+            f"{place.count} processes, started by {place.launcher}, coordinator {host}:{port}; if one is lost, "
             f"all stop within {2 * HEARTBEAT} s, and the same command goes on from the last checkpoint",
             flush=True,
         )

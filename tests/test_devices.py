@@ -39,7 +39,7 @@ def assert_same(differences):
         assert difference["update"] < 1e-9, name
         assert difference["first_loss"] < 1e-10, name
         if "accumulated" not in name:  # whose parts are a loop
-            assert difference["exchanging_loops"] == 0, name
+            assert difference["nested_exchanges"] == 0, name
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_float32_differs_no_more_than_a_permuted_batch(network):
             if name.startswith(f"groups {groups}, mesh"):
                 assert difference["update"] < 3 * scale, name
                 assert difference["first_loss"] < 1e-6, name
-                assert difference["exchanging_loops"] == 0, name
+                assert difference["nested_exchanges"] == 0, name
 
 
 @pytest.mark.slow

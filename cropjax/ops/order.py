@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from cropjax.sharding import rows_are_split
+
 
 def after(first, x):
     """`x`, not before `first` is there: nan where `first` is, which broadcasts to the shape of `x`.
@@ -21,7 +23,8 @@ def once(function):
     """`function` of arrays as a program of its own, whose result is computed once.
 
     XLA would compute a cheap one again for each of its uses, with all that is cheap before it. Elsewhere than on a CPU
-    it minds a barrier.
+    it minds a barrier. Where rows are split over CPU devices, the program would exchange some with others, and then it
+    is no program of its own, for the reason that `scan` gives.
     """
 
     @jax.jit
@@ -33,6 +36,8 @@ def once(function):
     def call(*arguments):
         if jax.default_backend() != "cpu":
             return lax.optimization_barrier(function(*arguments))
+        if rows_are_split():
+            return function(*arguments)
         with set_xla_metadata(inlineable="false"):
             return program(*arguments)
 
@@ -42,8 +47,9 @@ def once(function):
 def scan(turn, start, operands):
     """`lax.scan`, written out on a CPU of several devices.
 
-    There XLA begins sums over devices in the program's order but takes a loop for begun before its turns are. Another
-    sum beside a loop that sums then comes first on some devices and last on others, and they wait for each other.
+    There XLA begins exchanges between devices in the program's order but takes a loop, or what is called, for begun
+    before what is in it is. An exchange beside one that exchanges then comes first on some devices and last on others,
+    and they wait for each other.
     """
     several = jax.default_backend() == "cpu" and jax.device_count() > 1
     return lax.scan(turn, start, operands, unroll=several)

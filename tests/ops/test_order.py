@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, AxisType
 
 from cropjax.ops.batch_norm import batch_norm
 from cropjax.ops.depthwise import depthwise_conv
@@ -41,6 +42,15 @@ def test_once_changes_nothing():
 
     np.testing.assert_array_equal(once(neighbours)(x), neighbours(x))
     jax.tree.map(np.testing.assert_array_equal, gradient(once(neighbours)), gradient(neighbours))
+
+
+def test_once_is_no_program_where_rows_are_split():
+    """Devices would wait for each other for ever where it exchanges rows."""
+    x = jnp.ones((4, 9))
+    assert "name=program" in str(jax.make_jaxpr(once(neighbours))(x))
+    mesh = AbstractMesh((1, 2), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert "name=program" not in str(jax.make_jaxpr(once(neighbours))(x))
 
 
 def test_after():

@@ -90,6 +90,8 @@ def main():
     parser.add_argument("--meshes", nargs="+", default=["1x1", "1x2", "1x4", "1x8"])
     parser.add_argument("--shard_state", action="store_true")
     options = parser.parse_args()
+    # Of a program as long as SegNeXt-B's jaxlib loads what it has kept by recursion, beyond a thread's stack.
+    jax.config.update("jax_enable_compilation_cache", False)
     config = read_config(options.config)
     config.optim.shard_state = options.shard_state
     if config.model.head.get("pool_norm") and options.batch == 1:

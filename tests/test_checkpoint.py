@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import json
 import os
 import resource
@@ -6,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ import optax
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from cropjax import checkpoint, sealed
 from cropjax.checkpoint import Checkpoints
 from cropjax.errors import UserError
 
@@ -88,8 +92,20 @@ def files(folder):
 
 
 def damage(folder, step):
-    """Removes the arrays, which no restore can miss."""
-    shutil.rmtree(folder / str(step) / "state")
+    """Removes the arrays, which no restore can miss, of the checkpoint and of its copy."""
+    for path in folder.glob(f"{step}*"):
+        shutil.rmtree(path / "state")
+
+
+@pytest.fixture
+def uncopied(two):
+    """The same, and no copy of the newest."""
+    shutil.rmtree(two.folder / "20.copy")
+    return two
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_nothing_to_restore(open_checkpoints):
@@ -130,20 +146,20 @@ def test_the_state_may_be_donated_at_once(open_checkpoints):
     ("scores", "kept", "best"),
     [
         ([0.3, 0.9, 0.5, 0.4, 0.1], [2, 4, 5], 2),
-        ([0.1, 0.2, 0.3, 0.4], [3, 4], 4),
+        ([0.1, 0.2, 0.3, 0.4], [2, 3, 4], 4),
         ([0.9, None, None, None], [1, 3, 4], 1),
         ([0.5, 0.5, None, None, None], [2, 4, 5], 2),
         ([0.5, float("nan"), None, None], [1, 3, 4], 1),
         ([None, None, None], [2, 3], None),
     ],
 )
-def test_keeps_latest_the_one_before_and_best(open_checkpoints, scores, kept, best):
+def test_keeps_the_best_and_the_latest_two_others(open_checkpoints, scores, kept, best):
     for steps in (range(1, 4), range(4, 9)):  # the second half after a restart
         checkpoints = open_checkpoints()
         for step, score in [(s, scores[s - 1]) for s in steps if s <= len(scores)]:
             save(checkpoints, step, None if score is None else {BEST: np.float32(score), "loss": 1.0})
         checkpoints.close()
-    assert checkpoints.steps() == kept
+    assert names(checkpoints.folder) == [*map(str, kept), f"{kept[-1]}.copy"]
     reader = open_checkpoints()
     assert reader.restore(TEMPLATE)[0] == kept[-1]
     if best is None:
@@ -171,45 +187,73 @@ def test_metrics_are_added_to_a_save(two, open_checkpoints):
         two.add_metrics(30, {BEST: 0.3})
 
 
-def test_a_flipped_bit_never_becomes_a_wrong_value(two, caplog):
+def test_a_damaged_newest_checkpoint_costs_nothing(two, caplog, open_checkpoints):
+    """Whatever file of it is halved, and of its copy: the same state, the same metrics."""
+    for folder in ("20", "20.copy"):
+        for path in files(two.folder / folder):
+            good = path.read_bytes()
+            path.write_bytes(good[: len(good) // 2])
+            reader = open_checkpoints()
+            step, state = reader.restore(TEMPLATE)
+            assert step == 20
+            assert_same(state, make_state(20))
+            assert reader.evaluated(20)
+            path.write_bytes(good)
+    assert "20 is damaged" in caplog.text
+    assert "trying its copy" in caplog.text
+
+
+def test_after_a_damage_the_copy_takes_its_place(two, open_checkpoints):
+    shutil.rmtree(two.folder / "20" / "state")
+    assert two.restore(TEMPLATE)[0] == 20
+    assert names(two.folder) == ["10", "20", "20.copy"]  # reading changes nothing
+    two.add_metrics(20, {BEST: 0.7})
+    assert names(two.folder) == ["10", "20", "20.corrupt"]
+    assert_same(open_checkpoints().restore(TEMPLATE, "best")[1], make_state(20))
+    two.save(30, make_state(30))
+    two.wait()
+    assert names(two.folder) == ["10", "20", "20.corrupt", "30", "30.copy"]
+
+
+def test_a_flipped_bit_never_becomes_a_wrong_value(uncopied, caplog):
     """Every file of the latest checkpoint, twelve places each: equal values, or the checkpoint before."""
     rng = np.random.default_rng(0)
     fell_back = set()
-    for path in files(two.folder / "20"):
+    for path in files(uncopied.folder / "20"):
         good = path.read_bytes()
         for position in np.unique(np.linspace(0, len(good) - 1, 12, dtype=int)):
             bad = bytearray(good)
             bad[position] ^= 1 << rng.integers(8)
             path.write_bytes(bad)
             caplog.clear()
-            step, state = two.restore(TEMPLATE)
+            step, state = uncopied.restore(TEMPLATE)
             assert_same(state, make_state(step))
             assert ("20 is damaged" in caplog.text) == (step == 10)
             if step == 10:
-                fell_back.add(path.relative_to(two.folder / "20").parts[0])
+                fell_back.add(path.relative_to(uncopied.folder / "20").parts[0])
         path.write_bytes(good)
     assert {"seal", "state"} <= fell_back
-    assert two.restore(TEMPLATE)[0] == 20
+    assert uncopied.restore(TEMPLATE)[0] == 20
 
 
-def test_a_wrong_value_that_reads_well_is_noticed(two, caplog):
+def test_a_wrong_value_that_reads_well_is_noticed(uncopied, caplog):
     """As Orbax's own checks would let pass: the arrays of another state under this seal."""
-    shutil.rmtree(two.folder / "20" / "state")
-    shutil.copytree(two.folder / "10" / "state", two.folder / "20" / "state")
-    assert two.restore(TEMPLATE)[0] == 10
+    shutil.rmtree(uncopied.folder / "20" / "state")
+    shutil.copytree(uncopied.folder / "10" / "state", uncopied.folder / "20" / "state")
+    assert uncopied.restore(TEMPLATE)[0] == 10
     assert "values of" in caplog.text
     assert "not those that were saved" in caplog.text
 
 
-def test_truncated_and_deleted_files(two, capfd):
+def test_truncated_and_deleted_files(uncopied, capfd):
     fell_back = 0
-    for path in files(two.folder / "20"):
+    for path in files(uncopied.folder / "20"):
         good = path.read_bytes()
         for rest in (None, 0, len(good) // 2, len(good) - 1):
             path.unlink()
             if rest is not None:
                 path.write_bytes(good[:rest])
-            step, state = two.restore(TEMPLATE)
+            step, state = uncopied.restore(TEMPLATE)
             assert_same(state, make_state(step))
             fell_back += step == 10
             path.write_bytes(good)
@@ -218,11 +262,11 @@ def test_truncated_and_deleted_files(two, capfd):
 
 
 @pytest.mark.parametrize("part", [".", "seal", "state"])
-def test_a_half_deleted_checkpoint_falls_back_with_a_warning(two, caplog, part):
-    for path in (two.folder / "20" / part).iterdir():
+def test_a_half_deleted_checkpoint_falls_back_with_a_warning(uncopied, caplog, part):
+    for path in (uncopied.folder / "20" / part).iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert two.restore(TEMPLATE)[0] == 10
-    assert str(two.folder / "20") in caplog.text
+    assert uncopied.restore(TEMPLATE)[0] == 10
+    assert str(uncopied.folder / "20") in caplog.text
     assert len(caplog.records) == 1
 
 
@@ -233,7 +277,7 @@ def test_after_a_fall_back_the_bad_step_is_set_aside_and_saved_again(two, open_c
     two.save(15, make_state(15))
     two.save(20, make_state(20))
     two.wait()
-    assert sorted(path.name for path in two.folder.iterdir()) == ["10", "15", "20", "20.corrupt"]
+    assert names(two.folder) == ["10", "15", "20", "20.copy", "20.corrupt"]
     again = open_checkpoints()
     assert_same(again.restore(TEMPLATE)[1], make_state(20))
     assert again.restore(TEMPLATE, "best")[0] == 10
@@ -289,7 +333,70 @@ def test_a_full_disk_is_one_line_and_the_good_checkpoints_stay(two):
     assert two.restore(TEMPLATE)[0] == 20
     two.save(30, make_state(30))
     two.wait()
-    assert sorted(path.name for path in two.folder.iterdir()) == ["20", "30"]
+    assert names(two.folder) == ["10", "20", "30", "30.copy"]
+
+
+def size(folder):
+    return sum(path.stat().st_size for path in files(folder))
+
+
+@pytest.fixture
+def quota(monkeypatch, tmp_path):
+    """Sets how many bytes the checkpoints may take."""
+    write, limit = sealed.write, []
+
+    def limited(path, state):
+        write(path, state)
+        if limit and size(tmp_path) > limit[-1]:
+            shutil.rmtree(path)
+            raise ValueError("writing it") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sealed, "write", limited)
+    return limit.append
+
+
+def test_a_full_disk_takes_what_can_be_spared(two, quota, caplog):
+    two.save(30, make_state(30))
+    two.wait()
+    two.add_metrics(20, {BEST: 0.9})
+    quota(size(two.folder) + 1000)
+    two.save(40, make_state(40))
+    two.wait()
+    assert "no room for step 40, given up for it: 10, 30.copy" in caplog.text
+    assert names(two.folder) == ["20", "30", "40", "40.copy"]
+    assert two.restore(TEMPLATE)[0] == 40
+
+
+def test_a_disk_that_holds_three_keeps_the_newest_and_the_best(two, quota, caplog):
+    quota(3.5 * size(two.folder / "20"))
+    for step in (30, 40, 50):
+        two.save(step, make_state(step))
+        two.wait()
+        assert_same(two.restore(TEMPLATE)[1], make_state(step))
+    assert two.restore(TEMPLATE, "best")[0] == 20
+    assert "there once, without a copy" in caplog.text
+
+
+def test_a_save_that_fails_is_tried_again(two, quota, monkeypatch, caplog):
+    monkeypatch.setattr(checkpoint, "RETRY", 0.01)
+    quota(0)
+    two.save(30, make_state(30))
+    while "trying again" not in caplog.text:
+        time.sleep(0.01)
+    assert names(two.folder) == ["20"]
+    quota(1e9)
+    while two.steps() != [20, 30]:
+        time.sleep(0.01)
+    two.wait()
+    assert_same(two.restore(TEMPLATE)[1], make_state(30))
+
+
+def test_closing_hides_no_other_error(two, quota, caplog):
+    quota(0)
+    two.save(30, make_state(30))
+    with pytest.raises(ZeroDivisionError), contextlib.closing(two):
+        1 / 0  # noqa: B018
+    assert "the last checkpoint was not saved" in caplog.text
 
 
 def test_orbax_keeps_quiet(open_checkpoints, caplog):
@@ -343,8 +450,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path, open_checkpoints):
         folder,
     )
     assert result.returncode == -signal.SIGKILL
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"1", "2.orbax-checkpoint-tmp"}
+    assert names(folder) == ["1", "1.copy", "2.orbax-checkpoint-tmp"]
 
     checkpoints = open_checkpoints()
     template = template_of({"w": jnp.zeros((2000, 1000))})
@@ -352,7 +458,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path, open_checkpoints):
     assert step == 1
     checkpoints.save(3, state)
     checkpoints.wait()
-    assert {path.name for path in folder.iterdir()} == {"1", "3"}
+    assert names(folder) == ["1", "3", "3.copy"]
 
 
 def test_saved_on_four_devices_restored_on_one(tmp_path, open_checkpoints):

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util.tensor_util import make_ndarray
 from tiny import tiny_config
 
-from cropjax import inference, loop
+from cropjax import inference, loop, sealed
 from cropjax import train as train_module
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
@@ -304,20 +304,20 @@ def test_a_signal_in_an_evaluation_saves_and_the_next_run_begins_with_it(finishe
 
 
 def test_a_full_disk_does_not_stop_a_run_unless_it_ends_with_it(tmp_path, monkeypatch, capsys):
-    config, save = tiny_config(), Checkpoints._save
+    config, write = tiny_config(), sealed.write
 
-    def full(self, step, *args):
-        if step in steps:
+    def full(path, state):
+        if path.name in full_at:
             raise OSError(28, "No space left on device")
-        save(self, step, *args)
+        write(path, state)
 
-    monkeypatch.setattr(Checkpoints, "_save", full)
+    monkeypatch.setattr(sealed, "write", full)
     config.eval.modes = ("whole",)
     config.train.steps = config.eval.every = 6
-    steps = (4,)
+    full_at = ("4",)
     train(config, tmp_path / "goes on")
-    assert "step 4: " in capsys.readouterr().out
+    assert "cannot be saved ([Errno 28] No space left on device): make room" in capsys.readouterr().out
     assert Checkpoints(tmp_path / "goes on/checkpoints", best="").steps() == [2, 6]
-    steps = (6,)
+    full_at = ("6",)
     with pytest.raises(UserError, match=r"cannot be saved .*No space left"):
         train(config, tmp_path / "ends")

@@ -15,9 +15,7 @@ removed, and damaged checkpoints set aside, by the first save after them.
 """
 
 import contextlib
-import errno
 import math
-import os
 import shutil
 import threading
 import zlib
@@ -99,7 +97,7 @@ class Checkpoints:
                 return sealed.write(self._path(step), state)
             except (OSError, ValueError, RuntimeError) as error:
                 self._remove_leftovers()
-                if _no_room(error) and self._make_room(step):
+                if sealed.no_room(error) and self._make_room(step):
                     continue
                 if last:
                     raise
@@ -111,9 +109,7 @@ class Checkpoints:
 
     def _make_room(self, step):
         """Whether there was anything to give up for the checkpoint of `step`."""
-        steps = self.steps()
-        best = self._best_of(steps)
-        spare = [self._path(old) for old in steps[:-1] if old != best]
+        spare = self._but_the_best(self.steps()[:-1])
         spare += [*self.folder.glob("*.copy"), *self.folder.glob("*.corrupt")]
         for path in spare:
             _remove(path)
@@ -121,6 +117,11 @@ class Checkpoints:
             names = ", ".join(path.name for path in spare)
             logging.warning("%s: no room for step %d, given up for it: %s", self.folder, step, names)
         return bool(spare)
+
+    def _but_the_best(self, steps):
+        """The paths of `steps`, without that of the best of all."""
+        best = self._best_of(self.steps())
+        return [self._path(step) for step in steps if step != best]
 
     def _write_copy(self, step, state):
         try:
@@ -131,11 +132,9 @@ class Checkpoints:
 
     def _retire(self):
         steps = self.steps()
-        best = self._best_of(steps)
-        kept = {best, *[step for step in steps if step != best][-2:]}
-        for path in [self._path(step) for step in steps if step not in kept] + [*self.folder.glob("*.copy")]:
-            if path != self._copy_of(steps[-1]):
-                _remove(path)
+        copies = set(self.folder.glob("*.copy")) - {self._copy_of(steps[-1])}
+        for path in [*self._but_the_best(steps)[:-2], *copies]:
+            _remove(path)
 
     def _tidy_up(self):
         """Before the first save after opening or after a fall back: a clean folder, and every step's score."""
@@ -148,8 +147,11 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
         for copy in self.folder.glob("*.copy"):
-            if not copy.with_suffix("").exists():
-                copy.rename(copy.with_suffix(""))
+            original = copy.with_suffix("")
+            if original in self._damaged:
+                copy.rename(original)
+            elif not original.exists():  # deleted by hand
+                _remove(copy)
         self._damaged.clear()
         self._read_scores(self.steps())
         self._tidy = True
@@ -157,7 +159,7 @@ class Checkpoints:
     def _remove_leftovers(self):
         for pattern in ("*.orbax-checkpoint-tmp*", "*.tmp"):
             for leftover in self.folder.glob(pattern):
-                shutil.rmtree(leftover)
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes into the seal of `step`, all or nothing, what an evaluation of it has found.
@@ -218,7 +220,7 @@ class Checkpoints:
         """
         self.wait()
         steps = self.steps()
-        copies = [step for step in steps if self._copy_of(step).exists()]
+        copies = [number for number in steps if self._copy_of(number).exists()]
         same(zlib.crc32(str((steps, copies)).encode()), f"checkpoints in {self.folder}")
         if not steps:
             return None
@@ -252,12 +254,13 @@ class Checkpoints:
         )
 
     def _restore(self, step, has_copy, template):
-        if has_copy:
-            try:
-                return self._read(self._path(step), template)
-            except DamagedError as damage:
-                logging.warning("%s is damaged (%s): trying its copy", self._path(step), damage)
-        return self._read(self._copy_of(step) if has_copy else self._path(step), template)
+        try:
+            return self._read(self._path(step), template)
+        except DamagedError as damage:
+            if not has_copy:
+                raise
+            logging.warning("%s is damaged (%s): trying its copy", self._path(step), damage)
+            return self._read(self._copy_of(step), template)
 
     def _read(self, path, template):
         """The verified state at `path`; DamagedError on every process if it is on one."""
@@ -337,12 +340,6 @@ def _remove(path):
     leftover = path.with_name(f"{path.name}.tmp")
     path.rename(leftover)
     shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _no_room(error: BaseException) -> bool:
-    while error.__cause__:
-        error = error.__cause__
-    return any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _score(step, seal, best) -> dict[int, float]:

@@ -11,8 +11,10 @@ The seal is there because Orbax restores a flipped bit as a wrong value without 
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging as python_logging
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -82,10 +84,20 @@ def write_seal(path: Path, seal: dict) -> None:
 def reason(error: BaseException) -> str:
     """What went wrong, in one line. Orbax wraps what tensorstore says in a page on how it asked; tensorstore begins
     with its own layers, ends with the reason, and appends annotations like [os_error_code='28']."""
+    root = _root(error)
+    line = re.sub(r" \[\w+=.*", "", (str(root).strip() or type(root).__name__).splitlines()[0])
+    return line if len(line) <= 160 else "..." + line[-160:]
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether `write` has failed for a full disk or a used up quota. tensorstore says so in words alone."""
+    return any(os.strerror(code) in str(_root(error)) for code in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _root(error):
     while error.__cause__:
         error = error.__cause__
-    line = re.sub(r" \[\w+=.*", "", (str(error).strip() or type(error).__name__).splitlines()[0])
-    return line if len(line) <= 160 else "..." + line[-160:]
+    return error
 
 
 def _checkpointer():

@@ -283,6 +283,16 @@ def test_after_a_fall_back_the_bad_step_is_set_aside_and_saved_again(two, open_c
     assert again.restore(TEMPLATE, "best")[0] == 10
 
 
+def test_a_step_that_was_deleted_by_hand_does_not_come_back(two, open_checkpoints):
+    shutil.rmtree(two.folder / "20")
+    assert two.restore(TEMPLATE)[0] == 10
+    again = open_checkpoints()
+    again.save(20, make_state(120))
+    again.wait()
+    shutil.rmtree(again.folder / "20" / "state")
+    assert_same(again.restore(TEMPLATE)[1], make_state(120))
+
+
 def test_damaged_best_or_named_step_is_an_error(two):
     damage(two.folder, 20)
     for which in ("best", 20):

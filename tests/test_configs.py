@@ -79,9 +79,9 @@ def shrink(config):
     return config
 
 
-def topology(config):
-    """What makes a shrunken program another one."""
-    return json.dumps([config.model.to_dict(), config.data.crop_size, config.loss.to_dict(), config.optim.name])
+def kind(config):
+    """What makes a shrunken program of one crop size another one."""
+    return json.dumps([config.model.to_dict(), config.loss.to_dict(), config.optim.name])
 
 
 def abstract_model(config):
@@ -104,12 +104,14 @@ def parameters(config):
     return sum(leaf.size for leaf in jax.tree.leaves(split_model(abstract_model(config))[1]["params"]))
 
 
-DISTINCT = {topology(shrink(load(path)[1])): path for path in CONFIGS}
+SHRUNKEN = {path: shrink(load(path)[1]) for path in CONFIGS}
+DISTINCT = {(kind(config), config.data.crop_size): path for path, config in SHRUNKEN.items()}
+OF_A_KIND = {kind(config): path for path, config in SHRUNKEN.items()}
 
 
 def test_shrunken_configs_are_few_and_have_both_test_modes():
     assert len(DISTINCT) <= 12
-    assert {mode for path in DISTINCT.values() for mode in load(path)[1].eval.modes} == {"whole", "slide"}
+    assert {mode for path in OF_A_KIND.values() for mode in load(path)[1].eval.modes} == {"whole", "slide"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -121,7 +123,11 @@ def test_shrunken_config_has_the_layers_of_the_full_one(path):
     assert parameters(small) < parameters(full) / 10
 
 
-@pytest.mark.parametrize("path", DISTINCT.values(), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] * (path not in OF_A_KIND.values())) for path in DISTINCT.values()],
+    ids=lambda path: path.stem,
+)
 @pytest.mark.usefixtures("quick_compile")
 def test_shrunken_config_trains_and_evaluates(path, tmp_path, monkeypatch):
     monkeypatch.setattr(mscan, "STRIPS", (3, 5, 7))  # as many as there are, with fewer taps to compile

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -66,16 +67,27 @@ def finished(tmp_path_factory):
     return workdir, results
 
 
-def test_a_signal_to_one_saves_in_all_and_one_device_goes_on(tmp_path):
-    """And the first process alone speaks and writes."""
-    processes = start(2, tmp_path, CROPJAX_SAVED_STATUS=75)
-    wait_for(4, tmp_path, processes)
+def stop(workdir):
+    """What two processes said of a run that a signal to the second has stopped after a few steps."""
+    processes = start(2, workdir, CROPJAX_SAVED_STATUS=75)
+    wait_for(4, workdir, processes)
     processes[1].send(signal.SIGUSR1)
-    first, second = finish(processes)
+    return finish(processes)
+
+
+def test_a_signal_to_one_saves_in_all(tmp_path):
+    """And the first process alone speaks and writes."""
+    first, second = stop(tmp_path)
     assert [first.returncode, second.returncode] == [75, 75], (first, second)
     assert "2 processes, started by the environment" in first.stdout
-    assert "stopped by a signal to another process, saved after step " in first.stdout
+    saved = re.search(r"stopped by a signal to another process, saved after step (\d+)", first.stdout)
+    assert (tmp_path / "checkpoints" / saved[1]).is_dir()
     assert [line for line in second.stdout.splitlines() if not line.startswith("[Gloo]")] == []
+
+
+@pytest.mark.slow
+def test_one_device_goes_on_where_two_were_stopped(tmp_path):
+    stop(tmp_path)
     alone = command("cropjax.main", f"--config={CONFIG}", f"--workdir={tmp_path}")
     assert alone.returncode == 0, alone.stderr
     assert "resuming after step" in alone.stdout

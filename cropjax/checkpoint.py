@@ -1,11 +1,12 @@
 """The checkpoints of a run: written beside the training, verified, and one damaged file or a full disk away from loss.
 
     <folder>/<step>           a checkpoint (sealed.py): the best, and the latest two others
-    <folder>/<step>.copy      the newest once more, so that damage to it costs nothing
+    <folder>/<step>.copy      the newest once more, so that damage to it costs nothing, and a file that fills it up to
+                              what any next one takes, so that giving it up makes room for that
     <folder>/<step>.corrupt   one that was damaged, set aside
 
-So a run keeps four times its state, and six while it writes. Where there is no room for that, it gives up all but the
-newest and the best, and goes on.
+So a run keeps a little over four times its state, and six while it writes. Where there is no room for that, it gives up
+all but the newest and the best, and goes on.
 
 In a run of several processes the first one writes, the whole state; all read, and all hear of each other's errors. The
 folder must be on a disk that they share.
@@ -16,6 +17,7 @@ removed, and damaged checkpoints set aside, by the first save after them.
 
 import contextlib
 import math
+import os
 import shutil
 import threading
 import zlib
@@ -35,6 +37,7 @@ from cropjax.errors import UserError
 from cropjax.sealed import DamagedError
 
 RETRY = 5.0  # seconds between two attempts to write a checkpoint
+LOG_BYTES = 2**20  # what a run may log from one checkpoint to the next
 
 
 class Checkpoints:
@@ -129,6 +132,9 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             self._remove_leftovers()
             logging.warning("%s is there once, without a copy (%s)", self._path(step), sealed.reason(error))
+            return
+        with contextlib.suppress(OSError):  # as far as there is room
+            _fill_up(self._copy_of(step), sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
 
     def _retire(self):
         steps = self.steps()
@@ -333,6 +339,17 @@ def _on_host(state):
         return np.array(x) if jax.process_index() == 0 else None
 
     return jax.tree.map(whole, state)
+
+
+def _fill_up(folder, state_bytes):
+    """Until the files in `folder` are as large as a state of so many bytes can be on disk, and a run's logs beside it.
+
+    A checkpoint is compressed: that of a later step may need more, and one of zeros, such as new moments, hardly any.
+    """
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    with (folder / "room").open("wb") as file:
+        for _ in range(used, state_bytes * 17 // 16 + LOG_BYTES, 2**16):
+            file.write(os.urandom(2**16))  # of zeros a disk that compresses would keep nothing
 
 
 def _remove(path):

@@ -377,6 +377,19 @@ def test_a_full_disk_takes_what_can_be_spared(two, quota, caplog):
     assert two.restore(TEMPLATE)[0] == 40
 
 
+def test_giving_up_the_copy_makes_room_for_one_that_compresses_less(open_checkpoints, quota, caplog):
+    checkpoints = open_checkpoints()
+    shape = (300, 1000)
+    checkpoints.save(1, {"moments": np.zeros(shape, np.float32)})
+    checkpoints.wait()
+    assert size(checkpoints.folder / "1") < 100_000
+    quota(size(checkpoints.folder))
+    checkpoints.save(2, {"moments": np.random.default_rng(0).random(shape, np.float32)})
+    checkpoints.wait()
+    assert "no room for step 2, given up for it: 1.copy" in caplog.text
+    assert checkpoints.steps() == [1, 2]
+
+
 def test_a_disk_that_holds_three_keeps_the_newest_and_the_best(two, quota, caplog):
     quota(3.5 * size(two.folder / "20"))
     for step in (30, 40, 50):

@@ -1,12 +1,12 @@
 """The checkpoints of a run: written beside the training, verified, and one damaged file or a full disk away from loss.
 
     <folder>/<step>           a checkpoint (sealed.py): the best, and the latest two others
-    <folder>/<step>.copy      the newest once more, so that damage to it costs nothing, and a file that fills it up to
-                              what any next one takes, so that giving it up makes room for that
+    <folder>/<step>.copy      the newest once more, so that damage to it costs nothing
     <folder>/<step>.corrupt   one that was damaged, set aside
+    <folder>/room             nothing: room that a run holds from its start until it has as many checkpoints
 
-So a run keeps a little over four times its state, and six while it writes. Where there is no room for that, it gives up
-all but the newest and the best, and goes on.
+So a run keeps four times its state, and six while it writes. Where there is no room for that, it gives up all but the
+newest and the best, and goes on: these and the next are the three checkpoints whose room it holds.
 
 In a run of several processes the first one writes, the whole state; all read, and all hear of each other's errors. The
 folder must be on a disk that they share.
@@ -37,7 +37,7 @@ from cropjax.errors import UserError
 from cropjax.sealed import DamagedError
 
 RETRY = 5.0  # seconds between two attempts to write a checkpoint
-LOG_BYTES = 2**20  # what a run may log from one checkpoint to the next
+LOG_BYTES = 2**20  # what a run may log while a checkpoint's room is free
 
 
 class Checkpoints:
@@ -53,6 +53,7 @@ class Checkpoints:
         self._scores: dict[int, float] = {}
         self._damaged: set[Path] = set()
         self._tidy = False
+        self._held = 0  # bytes that checkpoints and room take together, at least
         self._pending: Future | None = None  # the save under way
         self._hurry = threading.Event()  # somebody waits for it
         if self.folder.exists() and not self.folder.is_dir():
@@ -91,6 +92,7 @@ class Checkpoints:
         self._write(step, state)
         self._write_copy(step, state)
         self._retire()
+        self._hold_room()
 
     def _write(self, step, state):
         told = False
@@ -113,7 +115,7 @@ class Checkpoints:
     def _make_room(self, step):
         """Whether there was anything to give up for the checkpoint of `step`."""
         spare = self._but_the_best(self.steps()[:-1])
-        spare += [*self.folder.glob("*.copy"), *self.folder.glob("*.corrupt")]
+        spare += [path for pattern in ("*.copy", "*.corrupt", "room") for path in self.folder.glob(pattern)]
         for path in spare:
             _remove(path)
         if spare:
@@ -132,9 +134,6 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             self._remove_leftovers()
             logging.warning("%s is there once, without a copy (%s)", self._path(step), sealed.reason(error))
-            return
-        with contextlib.suppress(OSError):  # as far as there is room
-            _fill_up(self._copy_of(step), sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
 
     def _retire(self):
         steps = self.steps()
@@ -203,6 +202,50 @@ class Checkpoints:
                 pending.result()
             finally:
                 self._hurry.clear()
+
+    # ------------------------------------------------------------------------------------------------------------ room
+    def hold_room(self, template: Any) -> None:
+        """Starts to hold the room of three checkpoints of a state like `template`, as far as there is that much.
+
+        From now on a disk that others fill takes no save from the run.
+        """
+        if jax.process_index() == 0:
+            self._finish()
+            size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(template))
+            self._held = 3 * (size * 17 // 16 + LOG_BYTES)
+            self._pending = _in_background(self._hold_at_first)
+
+    def release_room(self) -> None:
+        """When the last checkpoint is written."""
+        if jax.process_index() == 0:
+            self._finish()
+            self._held = 0
+            (self.folder / "room").unlink(missing_ok=True)
+
+    def _hold_at_first(self):
+        if not self._hold_room():
+            room = f"three checkpoints, {self._held / 2**20:.0f} MiB"
+            logging.warning("%s: there is no room for %s: a full disk may cost work, make some", self.folder, room)
+
+    def _hold_room(self):
+        """Whether there is as much as `_held`."""
+        kept = [*map(self._path, self.steps()), *self.folder.glob("*.copy")]
+        taken = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())
+        lacking = self._held - taken
+        room = self.folder / "room"
+        block = os.urandom(2**16)  # of zeros a disk that compresses would keep nothing
+        try:
+            if lacking <= 0:
+                room.unlink(missing_ok=True)
+                return True
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with room.open("ab", buffering=0) as file:
+                file.truncate(min(file.tell(), lacking))
+                while (missing := lacking - file.tell()) > 0:
+                    file.write(block[:missing])
+        except OSError:
+            return False
+        return True
 
     # --------------------------------------------------------------------------------------------------------- restore
     def evaluated(self, step: int) -> bool:
@@ -341,19 +384,11 @@ def _on_host(state):
     return jax.tree.map(whole, state)
 
 
-def _fill_up(folder, state_bytes):
-    """Until the files in `folder` are as large as a state of so many bytes can be on disk, and a run's logs beside it.
-
-    A checkpoint is compressed: that of a later step may need more, and one of zeros, such as new moments, hardly any.
-    """
-    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    with (folder / "room").open("wb") as file:
-        for _ in range(used, state_bytes * 17 // 16 + LOG_BYTES, 2**16):
-            file.write(os.urandom(2**16))  # of zeros a disk that compresses would keep nothing
-
-
 def _remove(path):
-    """A checkpoint, at once: what is left of it if this is interrupted does not look like one."""
+    """A file or a checkpoint, at once: what is left of it if this is interrupted does not look like one."""
+    if path.is_file():
+        path.unlink()
+        return
     leftover = path.with_name(f"{path.name}.tmp")
     path.rename(leftover)
     shutil.rmtree(leftover, ignore_errors=True)

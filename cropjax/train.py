@@ -149,6 +149,7 @@ def train(config, workdir):
             say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
             return None
         run_folder.forget_rollbacks(workdir, after=start)
+        checkpoints.hold_room(template)
         if start:
             say(f"{workdir}: resuming after step {start}")
         parameters = sum(np.size(leaf) for leaf in jax.tree.leaves(weights["params"]))
@@ -218,6 +219,7 @@ def train(config, workdir):
             signal_name = preemption.asked or "a signal to another process"
             say(f"{workdir}: stopped by {signal_name}, saved after step {step} of {total}; the same command goes on")
             raise Stopped
+        checkpoints.release_room()
         for mode, s in scores.items():
             say(f"\n{workdir}, {config.data.eval_split} split, {mode}\n{s.table(labels.names)}")
             if prior:

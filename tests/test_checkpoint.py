@@ -377,17 +377,59 @@ def test_a_full_disk_takes_what_can_be_spared(two, quota, caplog):
     assert two.restore(TEMPLATE)[0] == 40
 
 
-def test_giving_up_the_copy_makes_room_for_one_that_compresses_less(open_checkpoints, quota, caplog):
+@pytest.mark.parametrize("done", [(), (1,)], ids=["before the first", "before its copy"])
+def test_a_run_holds_the_room_of_three_from_its_start(open_checkpoints, quota, caplog, done, monkeypatch):
+    """However well the first compresses, and whichever is the best."""
+    zeros = {"moments": np.zeros((300, 1000), np.float32)}
+    state = {"moments": np.random.default_rng(0).random((300, 1000), np.float32)}
     checkpoints = open_checkpoints()
-    shape = (300, 1000)
-    checkpoints.save(1, {"moments": np.zeros(shape, np.float32)})
+    checkpoints.hold_room(zeros)
     checkpoints.wait()
-    assert size(checkpoints.folder / "1") < 100_000
+    assert size(checkpoints.folder) >= 3 * 1_200_000
+    for step in done:
+        with monkeypatch.context() as killed:
+            killed.setattr(Checkpoints, "_write_copy", lambda *_: None)
+            checkpoints.save(step, zeros)
+            checkpoints.wait()
+        assert size(checkpoints.folder) >= 3 * 1_200_000
     quota(size(checkpoints.folder))
-    checkpoints.save(2, {"moments": np.random.default_rng(0).random(shape, np.float32)})
+    for step in (2, 3, 4, 5, 6):
+        checkpoints.save(step, state)
+        checkpoints.wait()
+        if step == 2:
+            checkpoints.add_metrics(step, {BEST: 0.5})
+        assert checkpoints.steps()[-1] == step
+        assert step == 2 or 2 in checkpoints.steps()
+    assert "given up for it: room" in caplog.text
+
+
+def test_room_is_as_large_as_three_lack_and_is_released(open_checkpoints):
+    checkpoints = open_checkpoints()
+    checkpoints.hold_room(TEMPLATE)
     checkpoints.wait()
-    assert "no room for step 2, given up for it: 1.copy" in caplog.text
-    assert checkpoints.steps() == [1, 2]
+    room, before = checkpoints.folder / "room", size(checkpoints.folder)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step))
+        checkpoints.wait()
+        assert size(checkpoints.folder) == before
+    checkpoints.release_room()
+    assert not room.exists()
+    assert checkpoints.restore(TEMPLATE)[0] == 2
+
+
+def test_a_disk_without_the_room_of_three_is_told_of(open_checkpoints, caplog):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = open_checkpoints()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        checkpoints.hold_room(TEMPLATE)
+        checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "there is no room for three checkpoints, 3 MiB" in caplog.text
+    save(checkpoints, 1, {})
+    checkpoints.wait()
+    assert checkpoints.steps() == [1]
 
 
 def test_a_disk_that_holds_three_keeps_the_newest_and_the_best(two, quota, caplog):

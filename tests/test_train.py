@@ -59,6 +59,7 @@ def test_run_leaves_curves_pictures_and_a_checkpoint(finished):
     assert evaluation["eval/slide/miou"] == pytest.approx(scores["slide"].summary["miou"])
     assert "eval/whole/iou/road" in evaluation
     assert final_state(config, workdir)[0] == 4
+    assert not (workdir / "checkpoints" / "room").exists()
 
 
 def test_tensorboard_has_curves_pictures_parameters_and_settings(finished):
@@ -293,10 +294,12 @@ def test_a_signal_in_an_evaluation_saves_and_the_next_run_begins_with_it(finishe
         train(config, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints", best=config.eval.best)
     assert checkpoints.steps() == [2, 4]
+    assert (tmp_path / "checkpoints" / "room").exists()  # until the run is finished
     assert not checkpoints.evaluated(4)
     monkeypatch.setattr(loop, "evaluate", evaluate)
     again = train(config, tmp_path)
     assert checkpoints.evaluated(4)
+    assert not (tmp_path / "checkpoints" / "room").exists()
     checkpoints.close()
     for mode, s in scores.items():
         np.testing.assert_array_equal(again[mode].confusion, s.confusion)

@@ -11,6 +11,7 @@ fault, as the folder tells, the steps count that the run has done meanwhile, and
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -156,17 +157,21 @@ def mounted(folder):
 
 
 def fill_disk(run):
-    """Until a save has found no room; the file that fills it."""
-    filler = run.workdir.parent / "filler"
-    with filler.open("wb") as file:
-        try:
-            while True:
-                file.write(b"x" * 65536)
-                file.flush()
-        except OSError:
-            pass
+    """Until a save has found no room; the file that fills it.
+
+    Again after a save that found some: the run retires checkpoints, which may have come after the first filling.
+    """
+    filler, filled_after = run.workdir.parent / "filler", None
     tried = run.text().count("no room for step")
-    run.wait_until(lambda: run.text().count("no room for step") > tried)
+    while run.text().count("no room for step") == tried and run.statuses() == [None, None]:
+        newest = saved_steps(run.workdir)[-1:]
+        if newest != filled_after:
+            with filler.open("ab") as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(b"x" * 65536)
+                    file.flush()
+            filled_after = newest
+        time.sleep(0.01)
     return filler
 
 
@@ -326,6 +331,8 @@ def main():
                 print(f"chain {i}: {len(kinds)} faults, same weights at the end: {same[-1]}", flush=True)
         finally:
             remove_networks()
+            for left in folder.glob("chain*/run"):
+                sh("umount", "--lazy", str(left.parent), check=False)
     print("\n| fault | where | at step | all ended after | statuses | a save under way | steps lost |")
     print("|---|---|---|---|---|---|---|")
     for row in table:

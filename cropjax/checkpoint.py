@@ -188,11 +188,13 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what this process writes. Whether it worked is for `wait` to say: this one may end a run that has
-        failed for another reason, and alone."""
+        failed for another reason, and alone. A run that leaves no checkpoint leaves no room either."""
         try:
             self._finish()
         except Exception as error:
             logging.warning("%s: the last checkpoint was not saved (%s)", self.folder, sealed.reason(error))
+        if self._held and not self.steps():  # no checkpoint that another start would go on from
+            self.release_room()
 
     def _finish(self):
         pending, self._pending = self._pending, None
@@ -216,11 +218,13 @@ class Checkpoints:
             self._pending = _in_background(self._hold_at_first)
 
     def release_room(self) -> None:
-        """When the last checkpoint is written."""
+        """When the last checkpoint is written. A folder that is empty then goes too."""
         if jax.process_index() == 0:
             self._finish()
             self._held = 0
-            (self.folder / "room").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.folder / "room").unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def _hold_at_first(self):
         if not self._hold_room():

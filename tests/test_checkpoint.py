@@ -417,6 +417,13 @@ def test_room_is_as_large_as_three_lack_and_is_released(open_checkpoints):
     assert checkpoints.restore(TEMPLATE)[0] == 2
 
 
+def test_a_run_without_a_checkpoint_leaves_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", best=BEST)
+    checkpoints.hold_room(TEMPLATE)
+    checkpoints.close()
+    assert names(tmp_path) == []
+
+
 def test_a_disk_without_the_room_of_three_is_told_of(open_checkpoints, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = open_checkpoints()

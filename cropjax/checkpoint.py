@@ -3,10 +3,10 @@
     <folder>/<step>           a checkpoint (sealed.py): the best, and the latest two others
     <folder>/<step>.copy      the newest once more, so that damage to it costs nothing
     <folder>/<step>.corrupt   one that was damaged, set aside
-    <folder>/room             nothing: room that a run holds from its start until it has as many checkpoints
+    <folder>/room             noise, which holds the room of three checkpoints from a run's start until it has them
 
 So a run keeps four times its state, and six while it writes. Where there is no room for that, it gives up all but the
-newest and the best, and goes on: these and the next are the three checkpoints whose room it holds.
+newest and the best, and goes on: these two and the next one are the three that it needs.
 
 In a run of several processes the first one writes, the whole state; all read, and all hear of each other's errors. The
 folder must be on a disk that they share.

@@ -146,6 +146,7 @@ def train(config, workdir):
             create_state(weights, direction, mesh, shard_optimizer=shard_optimizer),
         )
         if start > total or (start == total and checkpoints.evaluated(start)):
+            checkpoints.release_room()  # of a run that was killed after its last save
             say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
             return None
         run_folder.forget_rollbacks(workdir, after=start)

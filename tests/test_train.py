@@ -92,9 +92,12 @@ def test_finished_run_is_not_repeated(finished, capsys):
     config, workdir, _ = finished
     shorter = config.copy_and_resolve_references()
     shorter.train.steps = 2
+    room = workdir / "checkpoints" / "room"
     for again in (config, shorter):
+        room.write_bytes(b"left by a kill after the last save")
         assert train(again, workdir) is None
         assert "finished already" in capsys.readouterr().out
+        assert not room.exists()
     run_folder.prepare(workdir, config).close()
 
 

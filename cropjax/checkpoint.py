@@ -37,6 +37,7 @@ from cropjax.errors import UserError
 from cropjax.sealed import DamagedError
 
 RETRY = 5.0  # seconds between two attempts to write a checkpoint
+DISK_PER_BYTE = 17 / 16  # what a byte of a state that does not compress takes on disk, with Orbax's own files
 LOG_BYTES = 2**20  # what a run may log while a checkpoint's room is free
 
 
@@ -209,12 +210,12 @@ class Checkpoints:
     def hold_room(self, template: Any) -> None:
         """Starts to hold the room of three checkpoints of a state like `template`, as far as there is that much.
 
-        From now on a disk that others fill takes no save from the run.
+        Once it is there, a disk that others fill takes no save from the run.
         """
         if jax.process_index() == 0:
             self._finish()
             size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(template))
-            self._held = 3 * (size * 17 // 16 + LOG_BYTES)
+            self._held = 3 * (math.ceil(DISK_PER_BYTE * size) + LOG_BYTES)
             self._pending = _in_background(self._hold_at_first)
 
     def release_room(self) -> None:
@@ -233,12 +234,12 @@ class Checkpoints:
 
     def _hold_room(self):
         """Whether there is as much as `_held`."""
-        kept = [*map(self._path, self.steps()), *self.folder.glob("*.copy")]
-        taken = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())
-        lacking = self._held - taken
         room = self.folder / "room"
         block = os.urandom(2**16)  # of zeros a disk that compresses would keep nothing
         try:
+            kept = [*map(self._path, self.steps()), *self.folder.glob("*.copy")]
+            taken = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())
+            lacking = self._held - taken
             if lacking <= 0:
                 room.unlink(missing_ok=True)
                 return True

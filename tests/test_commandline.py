@@ -154,12 +154,12 @@ from tiny import tiny_config as get_config
 
 @pytest.mark.slow
 def test_a_run_and_what_happens_to_its_folder(tmp_path):
-    """Another config is refused and changes nothing; a damaged newest checkpoint costs the steps since the last."""
+    """Another config is refused and changes nothing; a damaged checkpoint costs nothing, its copy too the steps since."""
     config = tmp_path / "tiny.py"
     config.write_text(TINY.format(tests=str(Path(__file__).parent)))
     checkpoints = tmp_path / "run" / "checkpoints"
     assert run(tmp_path, config=config).returncode == 0
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4", "4.copy"]
 
     result = run(tmp_path, "--config.optim.lr=0.5", config=config)
     assert (result.returncode, result.stdout) == (2, "")
@@ -167,14 +167,25 @@ def test_a_run_and_what_happens_to_its_folder(tmp_path):
     assert "optim.lr is 0.01 there and 0.5 here" in line
     assert "--workdir" in line
 
-    newest = max((path for path in (checkpoints / "4").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size)
-    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    halve_largest(checkpoints / "4")
+    result = run(tmp_path, config=config)
+    assert result.returncode == 0, result.stderr
+    assert "4 is damaged" in result.stderr
+    assert "finished already" in result.stdout
+
+    halve_largest(checkpoints / "4.copy")
     result = run(tmp_path, config=config)
     assert result.returncode == 0, result.stderr
     assert "4 is damaged" in result.stderr
     assert "Traceback" not in result.stderr
     assert "resuming after step 2" in result.stdout
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4", "4.corrupt"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4", "4.copy", "4.corrupt"]
+
+
+def halve_largest(folder):
+    """Cuts off half of the largest file in it."""
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
 
 
 def test_evaluation_without_a_run(tmp_path):

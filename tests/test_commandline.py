@@ -154,7 +154,7 @@ from tiny import tiny_config as get_config
 
 @pytest.mark.slow
 def test_a_run_and_what_happens_to_its_folder(tmp_path):
-    """Another config is refused and changes nothing; a damaged checkpoint costs nothing, its copy too the steps since."""
+    """Another config is refused and changes nothing; a damaged checkpoint costs nothing, two cost the steps since."""
     config = tmp_path / "tiny.py"
     config.write_text(TINY.format(tests=str(Path(__file__).parent)))
     checkpoints = tmp_path / "run" / "checkpoints"

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written beside the training, verified, and one damaged file or a full disk away from loss.
+"""The checkpoints of a run: on disk before training goes on, verified, and safe from a damaged file or a full disk.
 
     <folder>/<step>           a checkpoint (sealed.py): the best, and the latest two others
     <folder>/<step>.copy      the newest once more, so that damage to it costs nothing
@@ -7,6 +7,9 @@
 
 So a run keeps four times its state, and six while it writes. Where there is no room for that, it gives up all but the
 newest and the best, and goes on: these two and the next one are the three that it needs.
+
+A run that is stopped, at whatever moment, so loses the steps since its last save and no more. Where a save fails it
+goes on, and the save is tried again beside it.
 
 In a run of several processes the first one writes, the whole state; all read, and all hear of each other's errors. The
 folder must be on a disk that they share.
@@ -39,6 +42,7 @@ from cropjax.sealed import DamagedError
 RETRY = 5.0  # seconds between two attempts to write a checkpoint
 DISK_PER_BYTE = 17 / 16  # what a byte of a state that does not compress takes on disk, with Orbax's own files
 LOG_BYTES = 2**20  # what a run may log while a checkpoint's room is free
+FAILURES = (OSError, ValueError, RuntimeError)  # what `sealed.write` raises where it cannot write
 
 
 class Checkpoints:
@@ -55,7 +59,7 @@ class Checkpoints:
         self._damaged: set[Path] = set()
         self._tidy = False
         self._held = 0  # bytes that checkpoints and room take together, at least
-        self._pending: Future | None = None  # the save under way
+        self._pending: Future | None = None  # what is done beside the training
         self._hurry = threading.Event()  # somebody waits for it
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away or choose another --workdir")
@@ -74,10 +78,10 @@ class Checkpoints:
 
     # ------------------------------------------------------------------------------------------------------------ save
     def save(self, step: int, state: Any) -> None:
-        """Starts to write `state`, which is copied to the host before this returns: it may be donated at once.
+        """Writes `state`, and returns when it is on disk: the arrays may be donated then.
 
-        Waits for the save before this one; UserError if that one failed, or if `step` is there already. A save that
-        fails is tried again every `RETRY` seconds until somebody waits for it.
+        What cannot be written is tried again every `RETRY` seconds, beside the training, until somebody waits for it.
+        UserError if the save before this one has failed so, or if `step` is there already.
         """
         state = _on_host(state)
         with self._everywhere():
@@ -87,31 +91,41 @@ class Checkpoints:
                 if step in self.steps():
                     raise UserError(f"{self._path(step)} exists already: delete it or choose another --workdir")
                 self._scores.pop(step, None)  # of a save of this step that failed or was set aside
-                self._pending = _in_background(self._save, step, state)
-
-    def _save(self, step, state):
-        self._write(step, state)
-        self._write_copy(step, state)
-        self._retire()
-        self._hold_room()
-
-    def _write(self, step, state):
-        told = False
-        while True:
-            last = self._hurry.is_set()
-            try:
-                return sealed.write(self._path(step), state)
-            except (OSError, ValueError, RuntimeError) as error:
-                self._remove_leftovers()
-                if sealed.no_room(error) and self._make_room(step):
-                    continue
-                if last:
-                    raise
-                if not told:
+                try:
+                    self._write(step, state)
+                except FAILURES as error:
                     again = f"trying again every {RETRY:.0f} s"
                     logging.warning("%s cannot be saved (%s): %s", self._path(step), sealed.reason(error), again)
-                    told = True
-                self._hurry.wait(RETRY)
+                    self._pending = _in_background(self._write_later, step, state)
+                else:
+                    self._secure(step)
+
+    def _write(self, step, state):
+        while True:
+            try:
+                return sealed.write(self._path(step), state)
+            except FAILURES as error:
+                self._remove_leftovers()
+                if not (sealed.no_room(error) and self._make_room(step)):
+                    raise
+
+    def _write_later(self, step, state):
+        written = False
+        while not written:
+            last = self._hurry.wait(RETRY)
+            try:
+                self._write(step, state)
+                written = True
+            except FAILURES:
+                if last:
+                    raise
+        self._secure(step)
+
+    def _secure(self, step):
+        """The newest, which has just been written, a second time; then older ones go."""
+        self._copy(step)
+        self._retire()
+        self._hold_room()
 
     def _make_room(self, step):
         """Whether there was anything to give up for the checkpoint of `step`."""
@@ -129,10 +143,10 @@ class Checkpoints:
         best = self._best_of(self.steps())
         return [self._path(step) for step in steps if step != best]
 
-    def _write_copy(self, step, state):
+    def _copy(self, step):
         try:
-            sealed.write(self._copy_of(step), state)
-        except (OSError, ValueError, RuntimeError) as error:
+            sealed.copy(self._path(step), self._copy_of(step))
+        except OSError as error:
             self._remove_leftovers()
             logging.warning("%s is there once, without a copy (%s)", self._path(step), sealed.reason(error))
 
@@ -170,7 +184,7 @@ class Checkpoints:
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes into the seal of `step`, all or nothing, what an evaluation of it has found.
 
-        Waits for the save; UserError if it failed, or if this cannot be written.
+        UserError if the save has failed, or if this cannot be written.
         """
         with self._everywhere():
             self._finish()
@@ -183,7 +197,7 @@ class Checkpoints:
                 self._scores |= _score(step, seal, self._best)
 
     def wait(self) -> None:
-        """Returns when the last save is on disk; UserError if it is not."""
+        """Returns when nothing is under way any more; UserError if the last save is not on disk."""
         with self._everywhere():
             self._finish()
 
@@ -235,7 +249,6 @@ class Checkpoints:
     def _hold_room(self):
         """Whether there is as much as `_held`."""
         room = self.folder / "room"
-        block = os.urandom(2**16)  # of zeros a disk that compresses would keep nothing
         try:
             kept = [*map(self._path, self.steps()), *self.folder.glob("*.copy")]
             taken = sum(file.stat().st_size for path in kept for file in path.rglob("*") if file.is_file())
@@ -247,7 +260,7 @@ class Checkpoints:
             with room.open("ab", buffering=0) as file:
                 file.truncate(min(file.tell(), lacking))
                 while (missing := lacking - file.tell()) > 0:
-                    file.write(block[:missing])
+                    file.write(os.urandom(min(missing, 2**16)))  # a disk that compresses would not keep what repeats
         except OSError:
             return False
         return True
@@ -355,7 +368,7 @@ class Checkpoints:
             yield
         except UserError as error:
             failure = error
-        except (OSError, ValueError, RuntimeError) as error:
+        except FAILURES as error:
             failure = UserError(
                 f"{self.folder}: a checkpoint cannot be saved ({sealed.reason(error)}): "
                 f"make room there or choose another --workdir"

@@ -22,6 +22,7 @@ from cropjax.panels import panel
 from cropjax.progress import Progress
 from cropjax.restore import restore_run
 from cropjax.sharding import batch_form, local_mesh, local_view, make_mesh, place_batch, replicated, split_batch
+from cropjax.watchdog import Watchdog
 from cropjax.workdir import write_text
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
@@ -69,7 +70,7 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
     """Scores the weights of `state` on every record of `source` under every mode of `eval.modes`.
 
     Each process has every so many-th record, and all get the sum. `stops` is asked after every batch; where it says
-    yes in one process, all return None.
+    yes in one process, all return None. One of several that gets no further for `data.patience` seconds ends itself.
 
     Returns:
         {mode: Scores}, and for the first `panels` records of this process {name: picture} of the first mode, uint8
@@ -78,12 +79,14 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
     labels, modes = label_set(config), config.eval.modes
     processes, here = jax.process_count(), local_mesh(mesh)
     weights = local_view(_weights(state), mesh)
+    watchdog = Watchdog(config.data.patience, "data.patience")
     batches = eval_batches(
         source,
         scale=tuple(config.data.scale),
         batch_size=images_a_batch(config, mesh),
         process_index=jax.process_index(),
         process_count=processes,
+        on_record=watchdog.beat,
     )
     confusion = {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes}
     pictures, done, pending, stopped = {}, 0, [], False
@@ -93,10 +96,15 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
             confusion[mode] += np.asarray(matrix)
         pending.clear()
 
-    with Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress:
+    with Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress, watchdog:
+        watchdog.beat()
         for batch in batches:
             placed = place_batch({k: batch[k] for k in ("image", "label")}, here)
-            found = {mode: score(weights, placed, mode) for mode in modes}
+            with watchdog.pause():  # for what has a new size a program is compiled
+                found = {mode: score(weights, placed, mode) for mode in modes}
+            if not done:
+                with watchdog.pause(counts=True):
+                    jax.block_until_ready(found)
             collect()  # of the batch before this one: the device has work meanwhile
             pending += [(mode, matrix) for mode, (matrix, _) in found.items()]
             for i, name in enumerate(batch["names"][: panels - len(pictures)]):
@@ -104,6 +112,7 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
                 pictures[name] = small_panel(batch["image"][i], batch["label"][i], ids, labels)
             done += len(batch["names"]) * processes
             progress.update(min(done, len(source)))
+            watchdog.beat()
             if stopped := stops():
                 break
         collect()

@@ -16,6 +16,7 @@ import json
 import logging as python_logging
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,16 @@ def write(path: Path, state: Any) -> None:
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), seal=ocp.args.JsonSave(seal))
     with _checkpointer() as checkpointer:
         checkpointer.save(path.absolute(), args=items)
+
+
+def copy(path: Path, target: Path) -> None:
+    """Copies the checkpoint at `path`, all or nothing but a folder `<target>.tmp`, byte by byte; OSError if it cannot.
+
+    That takes a fraction of the time of a second `write`, and the seal says of either whether it is what was saved.
+    """
+    unfinished = target.with_name(f"{target.name}.tmp")
+    shutil.copytree(path, unfinished)
+    unfinished.rename(target)
 
 
 def read(path: Path, template: Any) -> tuple[Any, int]:

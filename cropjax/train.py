@@ -190,7 +190,7 @@ def train(config, workdir):
                     score=score,
                     checkpoints=checkpoints,
                     preemption=preemption,
-                    watchdog=closing.enter_context(Watchdog(config.train.patience)),
+                    watchdog=closing.enter_context(Watchdog(config.train.patience, "train.patience")),
                     writer=writer,
                     progress=closing.enter_context(Progress(total, start, enabled=first_process)),
                     began=began,

@@ -83,7 +83,6 @@ def two(open_checkpoints):
     checkpoints = open_checkpoints()
     for step in (10, 20):
         save(checkpoints, step, {BEST: step / 100})
-    checkpoints.wait()
     return checkpoints
 
 
@@ -175,7 +174,6 @@ def test_metrics_are_added_to_a_save(two, open_checkpoints):
     seal = json.loads((two.folder / "20" / "seal" / "metadata").read_text())
     assert seal["metrics"] == {BEST: 0.2}
     two.save(30, make_state(30))
-    two.wait()
     assert [two.evaluated(step) for step in (20, 30)] == [True, False]
     two.add_metrics(30, {BEST: 0.3})
     assert two.evaluated(30)
@@ -211,7 +209,6 @@ def test_after_a_damage_the_copy_takes_its_place(two, open_checkpoints):
     assert names(two.folder) == ["10", "20", "20.corrupt"]
     assert_same(open_checkpoints().restore(TEMPLATE, "best")[1], make_state(20))
     two.save(30, make_state(30))
-    two.wait()
     assert names(two.folder) == ["10", "20", "20.corrupt", "30", "30.copy"]
 
 
@@ -276,7 +273,6 @@ def test_after_a_fall_back_the_bad_step_is_set_aside_and_saved_again(two, open_c
     assert (two.folder / "20").exists()  # reading changes nothing
     two.save(15, make_state(15))
     two.save(20, make_state(20))
-    two.wait()
     assert names(two.folder) == ["10", "15", "20", "20.copy", "20.corrupt"]
     again = open_checkpoints()
     assert_same(again.restore(TEMPLATE)[1], make_state(20))
@@ -288,7 +284,6 @@ def test_a_step_that_was_deleted_by_hand_does_not_come_back(two, open_checkpoint
     assert two.restore(TEMPLATE)[0] == 10
     again = open_checkpoints()
     again.save(20, make_state(120))
-    again.wait()
     shutil.rmtree(again.folder / "20" / "state")
     assert_same(again.restore(TEMPLATE)[1], make_state(120))
 
@@ -342,7 +337,6 @@ def test_a_full_disk_is_one_line_and_the_good_checkpoints_stay(two):
     assert "\n" not in str(error.value)
     assert two.restore(TEMPLATE)[0] == 20
     two.save(30, make_state(30))
-    two.wait()
     assert names(two.folder) == ["10", "20", "30", "30.copy"]
 
 
@@ -353,25 +347,27 @@ def size(folder):
 @pytest.fixture
 def quota(monkeypatch, tmp_path):
     """Sets how many bytes the checkpoints may take."""
-    write, limit = sealed.write, []
+    limit = []
 
-    def limited(path, state):
-        write(path, state)
-        if limit and size(tmp_path) > limit[-1]:
-            shutil.rmtree(path)
-            raise ValueError("writing it") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def limited(function, written, error):
+        def call(*args):
+            function(*args)
+            if limit and size(tmp_path) > limit[-1]:
+                shutil.rmtree(args[written])
+                raise error("writing it") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(sealed, "write", limited)
+        return call
+
+    monkeypatch.setattr(sealed, "write", limited(sealed.write, 0, ValueError))
+    monkeypatch.setattr(sealed, "copy", limited(sealed.copy, 1, OSError))
     return limit.append
 
 
 def test_a_full_disk_takes_what_can_be_spared(two, quota, caplog):
     two.save(30, make_state(30))
-    two.wait()
     two.add_metrics(20, {BEST: 0.9})
     quota(size(two.folder) + 1000)
     two.save(40, make_state(40))
-    two.wait()
     assert "no room for step 40, given up for it: 10, 30.copy" in caplog.text
     assert names(two.folder) == ["20", "30", "40", "40.copy"]
     assert two.restore(TEMPLATE)[0] == 40
@@ -388,14 +384,12 @@ def test_a_run_holds_the_room_of_three_from_its_start(open_checkpoints, quota, c
     assert size(checkpoints.folder) >= 3 * 1_200_000
     for step in done:
         with monkeypatch.context() as killed:
-            killed.setattr(Checkpoints, "_write_copy", lambda *_: None)
+            killed.setattr(Checkpoints, "_copy", lambda *_: None)
             checkpoints.save(step, zeros)
-            checkpoints.wait()
         assert size(checkpoints.folder) >= 3 * 1_200_000
     quota(size(checkpoints.folder))
     for step in (2, 3, 4, 5, 6):
         checkpoints.save(step, state)
-        checkpoints.wait()
         if step == 2:
             checkpoints.add_metrics(step, {BEST: 0.5})
         assert checkpoints.steps()[-1] == step
@@ -410,7 +404,6 @@ def test_room_is_as_large_as_three_lack_and_is_released(open_checkpoints):
     room, before = checkpoints.folder / "room", size(checkpoints.folder)
     for step in (1, 2):
         checkpoints.save(step, make_state(step))
-        checkpoints.wait()
         assert size(checkpoints.folder) == before
     checkpoints.release_room()
     assert not room.exists()
@@ -435,7 +428,6 @@ def test_a_disk_without_the_room_of_three_is_told_of(open_checkpoints, caplog):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "there is no room for three checkpoints, 3 MiB" in caplog.text
     save(checkpoints, 1, {})
-    checkpoints.wait()
     assert checkpoints.steps() == [1]
 
 
@@ -443,7 +435,6 @@ def test_a_disk_that_holds_three_keeps_the_newest_and_the_best(two, quota, caplo
     quota(3.5 * size(two.folder / "20"))
     for step in (30, 40, 50):
         two.save(step, make_state(step))
-        two.wait()
         assert_same(two.restore(TEMPLATE)[1], make_state(step))
     assert two.restore(TEMPLATE, "best")[0] == 20
     assert "there once, without a copy" in caplog.text
@@ -489,7 +480,7 @@ def test_folders_that_cannot_hold_checkpoints(tmp_path, open_checkpoints):
 
 
 SCRIPT = """
-    import os, sys, time, signal
+    import os, shutil, signal, sys, threading, time
     import jax, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
     from cropjax.checkpoint import Checkpoints
@@ -508,29 +499,47 @@ def run_script(body, folder, **environment):
     )
 
 
-def test_kill_in_the_middle_of_a_save(tmp_path, open_checkpoints):
-    folder = tmp_path / "checkpoints"
-    result = run_script(
-        """
-        checkpoints.save(1, {"w": jax.numpy.asarray(w)})
-        checkpoints.wait()
-        checkpoints.save(2, {"w": jax.numpy.asarray(w)})
+WHILE_WRITTEN = """
+    def kill():
         while not os.path.exists(sys.argv[1] + "/2.orbax-checkpoint-tmp"):
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
-        """,
-        folder,
-    )
+    threading.Thread(target=kill).start()
+"""
+WHILE_COPIED = """
+    copytree = shutil.copytree
+    def copy_and_die(*args):
+        copytree(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+    shutil.copytree = copy_and_die
+"""
+
+
+@pytest.mark.parametrize(
+    ("dies", "left", "good"),
+    [
+        (WHILE_WRITTEN, ["1", "1.copy", "2.orbax-checkpoint-tmp"], 1),
+        (WHILE_COPIED, ["1", "1.copy", "2", "2.copy.tmp"], 2),
+    ],
+    ids=["while it is written", "while it is copied"],
+)
+def test_kill_in_the_middle_of_a_save(tmp_path, open_checkpoints, dies, left, good):
+    folder = tmp_path / "checkpoints"
+    body = f"""
+    checkpoints.save(1, {{"w": w}})
+    {dies}
+    checkpoints.save(2, {{"w": w}})
+    """
+    result = run_script(body, folder)
     assert result.returncode == -signal.SIGKILL
-    assert names(folder) == ["1", "1.copy", "2.orbax-checkpoint-tmp"]
+    assert names(folder) == left
 
     checkpoints = open_checkpoints()
     template = template_of({"w": jnp.zeros((2000, 1000))})
     step, state = checkpoints.restore(template)
-    assert step == 1
+    assert step == good
     checkpoints.save(3, state)
-    checkpoints.wait()
-    assert names(folder) == ["1", "3", "3.copy"]
+    assert names(folder) == [str(good), "3", "3.copy"]
 
 
 def test_saved_on_four_devices_restored_on_one(tmp_path, open_checkpoints):

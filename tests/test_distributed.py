@@ -159,7 +159,9 @@ ended.set()
 
 def test_watchdog_ends_a_process_that_is_stuck(capfd):
     ended = threading.Event()
-    with Watchdog(0.2, enabled=True, end=lambda status: ended.set() or statuses.append(status)) as watchdog:
+    with Watchdog(
+        0.2, "train.patience", enabled=True, end=lambda status: ended.set() or statuses.append(status)
+    ) as watchdog:
         statuses = []
         watchdog.beat()
         assert ended.wait(5)
@@ -169,7 +171,7 @@ def test_watchdog_ends_a_process_that_is_stuck(capfd):
 
 def test_watchdog_waits_for_what_has_always_been_slow_and_in_pauses():
     now, ended = [0.0], []
-    with Watchdog(0.04, enabled=True, end=ended.append, clock=lambda: now[0]) as watchdog:
+    with Watchdog(0.04, "train.patience", enabled=True, end=ended.append, clock=lambda: now[0]) as watchdog:
 
         def ends_after(seconds):
             now[0] += seconds
@@ -186,8 +188,20 @@ def test_watchdog_waits_for_what_has_always_been_slow_and_in_pauses():
     assert ended == [LOST]
 
 
+def test_watchdog_waits_as_long_after_a_pause_that_counts():
+    now, ended = [0.0], []
+    with Watchdog(0.04, "data.patience", enabled=True, end=ended.append, clock=lambda: now[0]) as watchdog:
+        watchdog.beat()
+        with watchdog.pause(counts=True):
+            now[0] += 7
+        for seconds, late in ((SLOWER * 7 - 1, False), (2, True)):
+            now[0] += seconds
+            time.sleep(0.1)
+            assert bool(ended) == late
+
+
 def test_watchdog_of_a_process_alone_does_nothing():
-    with Watchdog(0.01, end=lambda status: pytest.fail("ended")) as watchdog:
+    with Watchdog(0.01, "train.patience", end=lambda status: pytest.fail("ended")) as watchdog:
         watchdog.beat()
         time.sleep(0.05)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from command import Command, command, environments
 from tiny_run import get_config
+from trees import comma10k_tree
 
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_model, build_optimizer
@@ -143,6 +144,26 @@ def test_a_killed_process_stops_the_others_and_one_device_goes_on(tmp_path):
     assert alone.returncode == 0, alone.stderr
     assert "resuming after step 3" in alone.stdout
     final_state(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_in_an_evaluation_stops_all(tmp_path):
+    """One reads an image from a disk that no longer answers: as a pipe that nobody writes to, it opens for ever."""
+    label = np.arange(60)[None].repeat(30, 0) % 5
+    root = comma10k_tree(tmp_path / "data", {f"{i:04d}_{i}": label for i in (*range(8), 19, 29, 39, 49)})
+    image = root / "imgs" / "0029_29.png"
+    image.unlink()
+    os.mkfifo(image)
+    data = ("--config.data.source=comma10k", f"--config.data.root={root}", "--config.eval.location_prior=0")
+    processes = start(2, tmp_path / "run", *data)
+    wait_for(6, tmp_path / "run", processes)
+    began = time.monotonic()
+    first, second = finish(processes)
+    assert time.monotonic() - began < 60
+    assert first.returncode in (LOST, -signal.SIGABRT), first
+    assert second.returncode == LOST
+    assert "process 1 of 2: nothing has moved for 30 s (data.patience)" in second.stderr
+    assert (tmp_path / "run" / "checkpoints" / "6").is_dir()
 
 
 @pytest.mark.slow

@@ -177,16 +177,19 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    on_record: Callable[[], None] = lambda: None,
 ) -> Iterator[dict]:
     """The records process_index, process_index + process_count, ... once each, in batches of equal shapes.
 
     Yields {"image": uint8 [n, H, W, 3] fitted into (long, short) = `scale`, "label": uint8 [n, h, w] at its
     original size, "names": list of str}, n = `batch_size` (of this process). A shape's last batch is filled up
     with zero images and all-ignored labels, which have no name and which no metric counts.
+    `on_record` is called after each record: where shapes are many, a batch may take many to fill.
     """
     indices = range(process_index, len(source), process_count)
     waiting: dict[tuple, list[dict]] = {}
     for record in ahead(lambda index: _at_scale(source[index], scale), indices):
+        on_record()
         shapes = record["image"].shape, record["label"].shape
         group = waiting.setdefault(shapes, [])
         group.append(record)

@@ -6,8 +6,7 @@ Needs root on Linux: file systems of its own (tmpfs) that are full or read-only,
 which the link is cut. Runs of a tiny network are disturbed again and again, each going on from the last; every chain
 of faults must end with the weights of a run that nothing has disturbed, bit for bit. Of each fault the table says how
 the processes ended, after how many seconds, and how many steps were lost. Exit status 1 if anything hung for more than
-60 s, lost more than a checkpoint interval, or ended with other weights. Where a checkpoint is being written at the
-fault, as the folder tells, the steps count that the run has done meanwhile, and no more.
+60 s, lost more than a checkpoint interval, or ended with other weights.
 """
 
 import argparse
@@ -143,13 +142,6 @@ def saved_steps(workdir):
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
 
 
-def unfinished(workdir, kind):
-    """Whether a checkpoint was being written: there is a part of one, or of the copy that damage makes necessary."""
-    newest, folder = max(saved_steps(workdir), default=0), workdir / "checkpoints"
-    begun = any(int(path.name.split(".")[0]) > newest for path in folder.glob("*tmp*"))
-    return begun or (kind == "damage" and not (folder / f"{newest}.copy").is_dir())
-
-
 def mounted(folder):
     folder.mkdir()
     sh("mount", "-t", "tmpfs", "-o", f"size={MOUNT_BYTES}", "tmpfs", str(folder))
@@ -259,16 +251,16 @@ def disturbed(kinds, folder, networks, seed, table):
         at = run.step()
         what, seconds = inject(kind, run, rng)
         row = {"fault": kind, "where": what, "step": at, "seconds": seconds, "statuses": run.statuses(), "lost": 0}
-        row |= {"writing": False, "right": row["statuses"] == [None, None]}
+        row["right"] = row["statuses"] == [None, None]
         table.append(row)
         if seconds is not None:
             run.kill()
-            reached, writing = run.reached(), unfinished(workdir, kind)
+            reached = run.reached()
             run = Run(workdir, number, logs, networks=networks)
             number += 1
             resumed = run.resumed()
-            row |= {"lost": reached - resumed, "resumed": resumed, "writing": writing}
-            row["right"] = row["lost"] <= EVERY + (reached % EVERY if writing else 0)
+            row |= {"lost": reached - resumed, "resumed": resumed}
+            row["right"] = row["lost"] <= EVERY
         print(row, flush=True)
     if run.ended(300) == float("inf"):
         run.kill()
@@ -333,11 +325,11 @@ def main():
             remove_networks()
             for left in folder.glob("chain*/run"):
                 sh("umount", "--lazy", str(left.parent), check=False)
-    print("\n| fault | where | at step | all ended after | statuses | a save under way | steps lost |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| fault | where | at step | all ended after | statuses | steps lost |")
+    print("|---|---|---|---|---|---|")
     for row in table:
         row["ended"] = "went on" if row["seconds"] is None else f"{row['seconds']:.1f} s"
-        print("| {fault} | {where} | {step} | {ended} | {statuses} | {writing} | {lost} |".format(**row))
+        print("| {fault} | {where} | {step} | {ended} | {statuses} | {lost} |".format(**row))
     hung = [row for row in table if row["seconds"] is not None and row["seconds"] > 60]
     wrong = [row for row in table if not row["right"]]
     print(f"\n{len(table)} faults, {len(hung)} hung, {len(wrong)} lost too much, chains with the same weights: {same}")

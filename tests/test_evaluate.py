@@ -1,0 +1,54 @@
+"""Evaluation as a loop: what becomes of one that stops moving. Its numbers are looked at with the runs that it ends."""
+
+import re
+import threading
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from cropjax import evaluate as module
+from cropjax.distributed import LOST
+from cropjax.evaluate import evaluate
+from cropjax.sharding import make_mesh
+from cropjax.watchdog import Watchdog
+
+WIDTHS = (8, 9, 10, 11, 12)  # of images in the order in which they come: no two fill a batch together
+
+
+class Source:
+    """Images of which reading `slow` takes until `released`, and the others a moment."""
+
+    def __init__(self, slow, released):
+        self._slow, self._released = slow, released
+
+    def __len__(self):
+        return len(WIDTHS)
+
+    def __getitem__(self, index):
+        self._released.wait(30 if index == self._slow else 0.3)
+        label = np.zeros((8, WIDTHS[index]), np.uint8)
+        return {"image": np.zeros((*label.shape, 3), np.uint8), "label": label, "name": str(index)}
+
+
+def score(weights, batch, mode):
+    ids = batch["label"]
+    return jnp.zeros((19, 19), jnp.int32).at[0, 0].add(ids.size), ids
+
+
+@pytest.mark.parametrize(("slow", "ends"), [(3, [LOST]), (None, [])], ids=["hangs", "is slow to fill a batch"])
+def test_an_evaluation_that_hangs_is_ended(monkeypatch, capfd, slow, ends):
+    released, ended = threading.Event(), []
+    watched = partial(Watchdog, enabled=True, end=lambda status: ended.append(status) or released.set())
+    monkeypatch.setattr(module, "Watchdog", watched)
+    monkeypatch.setattr("cropjax.data.pipeline.ahead", map)  # one at a time
+    config = tiny_config(patience=1.0)
+    config.data.scale = (64, 64)
+    config.eval.modes = ("whole",)
+    state = {"params": {}, "batch_stats": {}}
+    scores, _ = evaluate(score, state, Source(slow, released), config, make_mesh(data=1, space=1))
+    assert scores["whole"].summary["aacc"] == 1.0
+    assert ended == ends
+    assert bool(re.search(r"nothing has moved for \d s \(data.patience\)", capfd.readouterr().err)) == bool(ends)

@@ -158,7 +158,7 @@ def fill_disk(run):
     while run.text().count("no room for step") == tried and run.statuses() == [None, None]:
         newest = saved_steps(run.workdir)[-1:]
         if newest != filled_after:
-            with filler.open("ab") as file, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), filler.open("ab") as file:
                 while True:
                     file.write(b"x" * 65536)
                     file.flush()

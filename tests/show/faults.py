@@ -322,7 +322,8 @@ def main():
                 same.append(final_weights(end) == expected)
                 print(f"chain {i}: {len(kinds)} faults, same weights at the end: {same[-1]}", flush=True)
         finally:
-            remove_networks()
+            if "cut" in options.kinds:
+                remove_networks()
             for left in folder.glob("chain*/run"):
                 sh("umount", "--lazy", str(left.parent), check=False)
     print("\n| fault | where | at step | all ended after | statuses | steps lost |")

@@ -4,9 +4,10 @@ import math
 
 import jax
 
-from cropjax.config import DTYPES, LABELS, NETWORKS, OPTIMIZERS, defaults
+from cropjax.config import DTYPES, NETWORKS, OPTIMIZERS, defaults, label_set
 from cropjax.data.frequencies import BALANCES
 from cropjax.data.pipeline import ON_ERROR
+from cropjax.data.sources import FILES
 from cropjax.data.transforms import PHOTOMETRIC
 from cropjax.errors import UserError
 from cropjax.losses import AVERAGES
@@ -150,7 +151,12 @@ def _check_the_rest(config, fields):
     fields.one_of(AVERAGES, "loss.average")
     fields.one_of(BALANCES, "loss.balance")
     fields.between(0, math.inf, "loss.class_weights")
-    fields.one_of(LABELS, "data.source")
+    fields.one_of((*FILES, "streets"), "data.source")
+    if data.source != "folders" and (data.classes or data.colours):
+        raise UserError(
+            f"data.classes and data.colours are for data.source = 'folders'; {data.source} has classes of its own: set "
+            "both to ()"
+        )
     fields.one_of(PHOTOMETRIC, "data.photometric")
     fields.one_of(ON_ERROR, "data.on_error")
     fields.one_of(DTYPES, "train.dtype", "eval.dtype")
@@ -192,7 +198,7 @@ def _check_the_rest(config, fields):
         fields.length(2, "eval.pool_window")
         fields.whole_numbers(1, "eval.pool_window")
 
-    weights, classes = config.loss.class_weights, LABELS[data.source].num_classes
+    weights, classes = config.loss.class_weights, label_set(config).num_classes
     if weights and config.loss.balance != "none":
         raise UserError(
             f"loss.class_weights and loss.balance = {config.loss.balance!r} both weigh the classes: keep one"

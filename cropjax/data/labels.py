@@ -49,9 +49,7 @@ def own_labels(classes, colours=()) -> LabelSet:
         raise UserError(f"data.colours has {len(palette)} colours for the {len(names)} names of data.classes")
     for colour in palette:
         if len(colour) != 3 or any(value not in range(256) for value in colour):
-            raise UserError(
-                f"data.colours: {colour} is no colour; one is (red, green, blue), each of 0 to 255"
-            )
+            raise UserError(f"data.colours: {colour} is no colour; one is (red, green, blue), each of 0 to 255")
         if palette.count(colour) > 1:
             raise UserError(f"data.colours has {colour} twice")
     return LabelSet(names, palette or tuple(_voc_colour(i + 1) for i in range(len(names))))

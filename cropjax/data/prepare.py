@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -214,8 +213,8 @@ def _command():
     )
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())} images, {_gigabytes(size)}")
-    fields = {"source": given.source, "root": out} | ({"classes": classes} if classes else {})
-    print("read it with", *(shlex.quote(f"--config.data.{name}={value}") for name, value in fields.items()))
+    same = " and the same data.classes" if classes else ""
+    print(f"read it with --config.data.source={given.source} --config.data.root={out}{same}")
 
 
 def _colour(code):

@@ -106,7 +106,7 @@ class Ids:
 class Colours:
     """Reads label files that show classes in colours: `palette[i]` (r, g, b) is train id i. Alpha does not count.
 
-    Pixels of a colour in `ignored` are. A grey file, also of one bit, is read where a colour of the palette is a grey.
+    Pixels of a colour in `ignored` become 255. A grey file, also of one bit, is read where a class has a grey.
     """
 
     def __init__(self, palette: Sequence[tuple[int, int, int]], ignored: Sequence[tuple[int, int, int]] = ()):

@@ -126,8 +126,12 @@ def defaults(network):
 
     config.eval = ev = ConfigDict()
     ev.every = 8000 if cnn else 16_000
-    ev.modes = ("whole",)
+    ev.modes = ("whole",)  # and "slide", "whole_tta", "slide_tta": see inference.py
     ev.window, ev.stride = (769, 769), (513, 513)  # of slide
+    ev.blending = "flat"  # how much what a window says counts: the same everywhere, or a "gaussian" around its middle
+    ev.window_batch = 1  # windows that go through the network together
+    # Of the modes that end in _tta: the scales at which the image is looked at, and whether mirrored too.
+    ev.tta_scales, ev.tta_flip = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True
     ev.size_divisor = 32 if network == "segnext" else 1  # images are padded at the right and the bottom to multiples
     # (rows, columns) in pixels: at test the pooled branches of the CNNs see as much around each position, as in a crop.
     ev.pool_window = ()

@@ -6,7 +6,6 @@
 import json
 from functools import partial
 
-import cv2
 import jax
 import numpy as np
 from absl import flags
@@ -14,35 +13,17 @@ from absl import flags
 from cropjax import commandline
 from cropjax.config import build_source, label_set
 from cropjax.data.pipeline import eval_batches
-from cropjax.data.transforms import rescaled_size, resize
 from cropjax.distributed import sum_over_processes
-from cropjax.inference import make_predict
+from cropjax.inference import Inference
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
 from cropjax.progress import Progress
 from cropjax.restore import restore_run
-from cropjax.sharding import batch_form, local_mesh, local_view, make_mesh, place_batch, replicated, split_batch
+from cropjax.sharding import local_mesh, local_view, make_mesh, place_batch, replicated
 from cropjax.watchdog import Watchdog
 from cropjax.workdir import write_text
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
-
-
-def make_score(graph, config, mesh):
-    """The jitted `(weights, batch, mode) -> (confusion int32 [k,k], class ids uint8 [n,h,w])`, on our own devices.
-
-    No process waits for another while it evaluates: their images may be of other sizes, and take other times.
-    """
-    here = local_mesh(mesh)
-    predict = make_predict(graph, config, here)
-    classes = label_set(config).num_classes
-
-    @partial(jax.jit, static_argnames="mode", out_shardings=(replicated(here), split_batch(here)))
-    def score(weights, batch, mode):
-        ids = predict(weights, batch["image"], batch["label"].shape[1:], mode)
-        return confusion_matrix(ids, batch["label"], classes), ids
-
-    return score
 
 
 def images_a_batch(config, mesh):
@@ -51,23 +32,20 @@ def images_a_batch(config, mesh):
     return -(-config.eval.batch_size // (devices * jax.process_count())) * devices
 
 
-def check_evaluation(score, template, source, config, mesh):
-    """Traces `score` on the shape of the first record, so that a window that cannot work raises before training."""
-    size = source[0]["label"].shape
-    image = (*rescaled_size(size, tuple(config.data.scale)), 3)
-    n, here = images_a_batch(config, mesh), local_mesh(mesh)
-    batch = batch_form(n, here, image=(image, np.uint8), label=(size, np.uint8))
+def check_evaluation(inference, template, source, config):
+    """Traces the network on what it will see of the first record: a window that cannot work raises before training."""
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _weights(template))
-    for mode in config.eval.modes:
-        score.eval_shape(weights, batch, mode)
+    inference.check(weights, source[0]["label"].shape, config.eval.modes)
 
 
 def _weights(state):
     return {part: state[part] for part in ("params", "batch_stats")}
 
 
-def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: False):
+def evaluate(inference, state, source, config, mesh, *, panels=0, stops=lambda: False):
     """Scores the weights of `state` on every record of `source` under every mode of `eval.modes`.
+
+    `inference` is an `Inference` on this process's part of `mesh`.
 
     Each process has every so many-th record, and all get the sum. `stops` is asked after every batch; where it says
     yes in one process, all return None. One of several that gets no further for `data.patience` seconds ends itself.
@@ -82,12 +60,12 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
     watchdog = Watchdog(config.data.patience, "data.patience")
     batches = eval_batches(
         source,
-        scale=tuple(config.data.scale),
         batch_size=images_a_batch(config, mesh),
         process_index=jax.process_index(),
         process_count=processes,
         on_record=watchdog.beat,
     )
+    count = jax.jit(partial(confusion_matrix, num_classes=labels.num_classes), out_shardings=replicated(here))
     confusion = {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes}
     pictures, done, pending, stopped = {}, 0, [], False
 
@@ -99,17 +77,17 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
     with Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress, watchdog:
         watchdog.beat()
         for batch in batches:
-            placed = place_batch({k: batch[k] for k in ("image", "label")}, here)
+            label = place_batch({"label": batch["label"]}, here)["label"]
             with watchdog.pause():  # for what has a new size a program is compiled
-                found = {mode: score(weights, placed, mode) for mode in modes}
+                ids = {mode: inference.ids(weights, batch["image"], mode) for mode in modes}
+                found = {mode: count(ids[mode], label) for mode in modes}
             if not done:
                 with watchdog.pause(counts=True):
                     jax.block_until_ready(found)
             collect()  # of the batch before this one: the device has work meanwhile
-            pending += [(mode, matrix) for mode, (matrix, _) in found.items()]
+            pending += found.items()
             for i, name in enumerate(batch["names"][: panels - len(pictures)]):
-                ids = np.asarray(found[modes[0]][1][i])
-                pictures[name] = small_panel(batch["image"][i], batch["label"][i], ids, labels)
+                pictures[name] = small_panel(batch["image"][i], batch["label"][i], np.asarray(ids[modes[0]][i]), labels)
             done += len(batch["names"]) * processes
             progress.update(min(done, len(source)))
             watchdog.beat()
@@ -124,7 +102,6 @@ def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: Fals
 
 def small_panel(image, label, ids, labels, *, width=512):
     """`panel` of one record, thinned out to `width` pixels at most a picture."""
-    image = resize(image, label.shape, cv2.INTER_LINEAR)
     every = -(-label.shape[1] // width)
     return panel(*(np.ascontiguousarray(x[::every, ::every]) for x in (image, label, ids)), labels)
 
@@ -139,7 +116,7 @@ def evaluate_run(config, workdir):
     mesh = make_mesh(**config.mesh)
     step, graph, state = restore_run(config, workdir, CHECKPOINT.value, mesh)
     source = build_source(config, "eval")
-    scores, _ = evaluate(make_score(graph, config, mesh), state, source, config, mesh)
+    scores, _ = evaluate(Inference(graph, config, local_mesh(mesh)), state, source, config, mesh)
     if jax.process_index() != 0:
         return
     names = label_set(config).names

@@ -31,8 +31,8 @@ class Loop:
     data go on from there; what the evaluation finds is added to it. So a run that was stopped in an evaluation has lost
     nothing, and begins with it.
 
-    `batches` gives (placed batch, records that were passed over for it), `score` is of `make_score`; `began` is when
-    the run did, in `time.monotonic`, and `say` prints. `scores` are those of the last evaluation, {mode: Scores}.
+    `batches` gives (placed batch, records that were passed over for it), `inference` is for this process; `began` is
+    when the run did, in `time.monotonic`, and `say` prints. `scores` are those of the last evaluation, {mode: Scores}.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Loop:
         batches,
         eval_source,
         class_names,
-        score,
+        inference,
         checkpoints,
         preemption,
         watchdog,
@@ -55,7 +55,7 @@ class Loop:
         say,
     ):
         self.config, self.mesh, self.start, self.state = config, mesh, start, state
-        self.batches, self.eval_source, self.class_names, self.score = batches, eval_source, class_names, score
+        self.batches, self.eval_source, self.class_names, self.inference = batches, eval_source, class_names, inference
         self.checkpoints, self.preemption, self.watchdog = checkpoints, preemption, watchdog
         self.writer, self.progress, self.began, self.say = writer, progress, began, say
         self.total, self.scores = config.train.steps, None
@@ -180,7 +180,7 @@ class Loop:
         """Whether it came to its end, and not to a signal; `saved` says whether there is a checkpoint of `step`."""
         with self._pause():
             found = evaluate(
-                self.score,
+                self.inference,
                 self.state,
                 self.eval_source,
                 self.config,

@@ -25,12 +25,13 @@ from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.prefetch import Prefetch
 from cropjax.distributed import same
 from cropjax.errors import Stopped, UserError
-from cropjax.evaluate import check_evaluation, make_score
+from cropjax.evaluate import check_evaluation
+from cropjax.inference import Inference
 from cropjax.location_prior import location_prior
 from cropjax.loop import Loop, NotFiniteError
 from cropjax.preemption import Preemption
 from cropjax.progress import Progress
-from cropjax.sharding import batch_form, make_mesh, place_batch
+from cropjax.sharding import batch_form, local_mesh, make_mesh, place_batch
 from cropjax.step import abstract_state, create_state, make_train_step, split_model
 from cropjax.watchdog import Watchdog
 from cropjax.weights import read_weights
@@ -127,8 +128,8 @@ def train(config, workdir):
     template = abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer)
     jitted_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes, template)
     check_step(jitted_step, template, config, mesh)
-    score = make_score(graph, config, mesh)
-    check_evaluation(score, template, eval_source, config, mesh)
+    inference = Inference(graph, config, local_mesh(mesh))
+    check_evaluation(inference, template, eval_source, config)
 
     # --------------------------------------------------------------------------- run folder: resume or start afresh
     checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
@@ -187,7 +188,7 @@ def train(config, workdir):
                     batches=batches,
                     eval_source=eval_source,
                     class_names=labels.names,
-                    score=score,
+                    inference=inference,
                     checkpoints=checkpoints,
                     preemption=preemption,
                     watchdog=closing.enter_context(Watchdog(config.train.patience, "train.patience")),

@@ -9,6 +9,7 @@ from cropjax.data.frequencies import BALANCES
 from cropjax.data.pipeline import ON_ERROR
 from cropjax.data.transforms import PHOTOMETRIC
 from cropjax.errors import UserError
+from cropjax.inference import MODES
 from cropjax.losses import AVERAGES
 from cropjax.models.mit import HEADS
 from cropjax.models.resnet import STAGES, STRIDES
@@ -16,8 +17,8 @@ from cropjax.models.segformer import STYLES
 from cropjax.models.segnext import NORM_GROUPS
 from cropjax.names import PARTS
 from cropjax.ops.pad import PADDING_MODES
+from cropjax.windows import BLENDINGS
 
-MODES = ("whole", "slide")
 SCORES = ("miou", "macc", "aacc")
 ON_NAN = ("stop", "rollback")
 
@@ -156,8 +157,9 @@ def _check_the_rest(config, fields):
     fields.one_of(DTYPES, "train.dtype", "eval.dtype")
     fields.one_of(PARTS, "init_parts")
     fields.one_of(MODES, "eval.modes")
+    fields.one_of(BLENDINGS, "eval.blending")
     fields.one_of([f"{mode}/{score}" for mode in MODES for score in SCORES], "eval.best")
-    fields.not_empty("init_parts", "eval.modes")
+    fields.not_empty("init_parts", "eval.modes", "eval.tta_scales")
     for field in ("train.dtype", "eval.dtype"):
         if fields.values(field) == ("float64",) and not jax.config.jax_enable_x64:
             raise UserError(f"{field} = 'float64' needs the environment variable JAX_ENABLE_X64=1")
@@ -168,12 +170,13 @@ def _check_the_rest(config, fields):
     fields.whole_numbers(
         1, *(f"train.{name}" for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"))
     )
-    fields.whole_numbers(1, *(f"eval.{name}" for name in ("every", "batch_size", "window", "stride", "size_divisor")))
+    whole = ("every", "batch_size", "window", "window_batch", "stride", "size_divisor")
+    fields.whole_numbers(1, *(f"eval.{name}" for name in whole))
     fields.whole_numbers(1, "data.scale", "data.crop_size", "data.streets.train_count", "data.streets.eval_count")
     fields.whole_numbers(1, "data.threads")
     fields.between(0, math.inf, "loss.auxiliary_weight")
     fields.between(0, 1, "data.cat_max_ratio", "data.flip", "data.repeat_rare")
-    fields.between(0.01, 100, "data.ratio_range")
+    fields.between(0.01, 100, "data.ratio_range", "eval.tta_scales")
     fields.between(0.1, 1e6, "data.patience", "train.patience")
     if data.patience > train.patience:
         raise UserError(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from cropjax.data.labels import IGNORE
+from cropjax.metrics import mean_of_known
 
 BOUNDARY = 0.02  # of the image's diagonal: how wide a boundary region is, as in Cheng et al. 2021
 # Where each bin begins; it ends where the next one begins, and the last one nowhere.
@@ -19,9 +20,10 @@ SEGMENT_SIZES = tuple(4**i for i in range(11))  # pixels in a segment, 1...4^10
 
 DEFINITIONS = (
     "Boundary IoU (Cheng et al. 2021, arXiv 2103.16562) is the IoU of a class's boundary regions in label and "
-    "prediction. In them are its pixels that have, at most d rows and d columns away, one that is not of the class; "
-    f"d is {BOUNDARY} of the label's diagonal, rounded, at least 1. Outside the image nothing is of the class, and "
-    "pixels with label 255 are in neither. Intersections and unions are summed over the split, as those of IoU are.",
+    "prediction. A region holds those pixels of the class from which one that is not of it is at most d rows and d "
+    f"columns away; d is {BOUNDARY} of the label's diagonal, rounded, at least 1. Nothing outside the image is of the "
+    "class, and no pixel with label 255, in the prediction neither. Intersections and unions are summed over the "
+    "split, as those of IoU are.",
     "Distance to a class boundary: Euclidean, from a pixel to the nearest one that has, above, below, left or right of "
     "it in the label, another class or 255; 0 for such a pixel itself. The image border is no class boundary. An image "
     "without any counts in the last bin.",
@@ -83,8 +85,7 @@ class Details:
     @property
     def mean_boundary_iou(self):
         """Over the classes that are not nan."""
-        known = self.boundary_iou[~np.isnan(self.boundary_iou)]
-        return float(known.mean()) if known.size else float("nan")
+        return mean_of_known(self.boundary_iou)
 
     @property
     def accuracy_by_class_distance(self):

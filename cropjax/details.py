@@ -21,9 +21,9 @@ SEGMENT_SIZES = tuple(4**i for i in range(11))  # pixels in a segment, 1...4^10
 DEFINITIONS = (
     "Boundary IoU (Cheng et al. 2021, arXiv 2103.16562) is the IoU of a class's boundary regions in label and "
     "prediction. A region holds those pixels of the class from which one that is not of it is at most d rows and d "
-    f"columns away; d is {BOUNDARY} of the label's diagonal, rounded, at least 1. Nothing outside the image is of the "
-    "class, and no pixel with label 255, in the prediction neither. Intersections and unions are summed over the "
-    "split, as those of IoU are.",
+    f"columns away; d is {BOUNDARY} of the label's diagonal, rounded, at least 1. In label and prediction alike, "
+    "nothing outside the image and no pixel with label 255 is of the class. Intersections and unions are summed over "
+    "the split, as those of IoU are.",
     "Distance to a class boundary: Euclidean, from a pixel to the nearest one that has, above, below, left or right of "
     "it in the label, another class or 255; 0 for such a pixel itself. The image border is no class boundary. An image "
     "without any counts in the last bin.",

@@ -9,9 +9,9 @@
     evaluation.txt          what the command prints
     evaluation.json         everything; written last: where it is, the folder is complete
 
-Shares are in 0...1 in the files and in percent in the text and the pictures. What has no value, for a class is not
-there, is null in JSON, empty in CSV, and nan in the text. Bins hold what is `from` or more and less than `to`; the last
-one has no `to`.
+Shares are in 0...1 in the files and in percent in the text and the pictures. What has no value, as the IoU of a class
+that is not there, is null in JSON, empty in CSV, and nan in the text. Bins hold what is `from` or more and less than
+`to`; the last one has no `to`.
 
 The conditions are a dict that JSON can hold:
 
@@ -81,7 +81,7 @@ def _plain(values):
 
 
 def _bins(begins, share, **counts):
-    """The bins that are not empty, a dict each: where it is, its counts, and by the name `share` right over all pixels."""
+    """The bins that are not empty, a dict each: from, to, its counts, and as `share` that of its right pixels."""
     rows = zip(begins, (*begins[1:], None), *(column.tolist() for column in counts.values()), strict=True)
     bins = [dict(zip(("from", "to", *counts), row, strict=True)) for row in rows]
     return [{**one, share: one["right"] / one["pixels"]} for one in bins if one["pixels"]]

@@ -27,7 +27,7 @@ def test_the_diagonal_of_a_perfect_confusion_matrix_is_dark_and_an_absent_class_
     save_confusion(path, np.eye(k, dtype=int) * 7, labels.names, "perfect")
     cell = count(path, full) / k
     assert cell > (0.28 * 150) ** 2 * 0.6  # the rest is its number
-    assert not count(path, EMPTY)
+    assert count(path, EMPTY) < 200  # the edges of letters
     save_confusion(path, np.diag([0] + [7] * (k - 1)), labels.names, "without the first class")
     assert count(path, EMPTY) > 0.9 * k * cell
     assert count(path, full) == pytest.approx((k - 1) * cell, rel=0.1)
@@ -52,4 +52,4 @@ def test_details_have_a_line_for_each_mode(tmp_path):
 
 def test_details_of_nothing_can_be_drawn(tmp_path):
     save_details(tmp_path / "details.png", {"whole": Details.none(3)}, "nothing")
-    assert not count(tmp_path / "details.png", COLOURS[0]) > 1000
+    assert count(tmp_path / "details.png", COLOURS[0]) < 300  # the legend's

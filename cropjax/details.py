@@ -70,11 +70,11 @@ class Details:
         )
 
     def __add__(self, other):
-        return Details(*(a + b for a, b in zip(self.arrays().values(), other.arrays().values(), strict=True)))
+        return Details(*map(np.add, vars(self).values(), vars(other).values()))
 
-    def arrays(self):
-        """The counts by name, to be summed over processes; `Details(**arrays)` is the way back."""
-        return dict(vars(self))
+    def map(self, function):
+        """What `function` makes of each array of counts, such as its sum over processes."""
+        return Details(*map(function, vars(self).values()))
 
     @property
     def boundary_iou(self):

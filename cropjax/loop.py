@@ -179,6 +179,8 @@ class Loop:
     def _evaluate(self, step, saved):
         """Whether it came to its end, and not to a signal; `saved` says whether there is a checkpoint of `step`."""
         with self._pause():
+            if step > self.start:
+                self._memory.give_back()  # inference asks what is free
             found = evaluate(
                 self.inference,
                 self.state,
@@ -191,8 +193,8 @@ class Loop:
             if found is None:
                 self.preemption.stops = True
             else:
-                self.scores, pictures = found
-                self._report(step, pictures, saved)
+                self.scores = found.scores
+                self._report(step, found.pictures, saved)
             if step > self.start:
                 self._memory.give_back()
         return found is not None

@@ -152,14 +152,14 @@ def test_every_labelled_pixel_is_counted_once_by_each(pair):
     right, labelled = ((ids == label) & (label != 255)).sum(), (label != 255).sum()
     for counts in (details.class_distance, details.border_distance, details.segments[:2].sum(1)):
         assert counts.sum(1).tolist() == [right, labelled]
-    assert {counts.dtype for counts in details.arrays().values()} == {np.dtype(np.int64)}
+    assert {counts.dtype for counts in vars(details).values()} == {np.dtype(np.int64)}
 
 
 def test_nothing_labelled_adds_nothing():
     ids, label = draw(9, 7, ignored=1.0)
-    for name, counts in Details.of(ids, label, K).arrays().items():
+    for name, counts in vars(Details.of(ids, label, K)).items():
         assert not counts.any(), name
-        assert counts.shape == Details.none(K).arrays()[name].shape
+        assert counts.shape == vars(Details.none(K))[name].shape
 
 
 def test_an_image_of_one_class_has_no_class_boundary():
@@ -184,10 +184,10 @@ def test_a_part_of_the_split_adds_up_with_the_rest():
         each = list(pool.map(lambda pair: Details.of(*pair, K), images))
     whole = reduce(add, each, Details.none(K))
     parts = [reduce(add, part) for part in (each[:2], each[2:])]
-    summed = {name: parts[0].arrays()[name] + parts[1].arrays()[name] for name in whole.arrays()}
-    for name, counts in Details(**summed).arrays().items():
-        np.testing.assert_array_equal(counts, whole.arrays()[name], name)
-        np.testing.assert_array_equal(counts, sum(Details.of(*pair, K).arrays()[name] for pair in images), name)
+    summed = {name: vars(parts[0])[name] + vars(parts[1])[name] for name in vars(whole)}
+    for name, counts in vars(Details(**summed)).items():
+        np.testing.assert_array_equal(counts, vars(whole)[name], name)
+        np.testing.assert_array_equal(counts, sum(vars(Details.of(*pair, K))[name] for pair in images), name)
 
 
 def test_boundaries_of_the_split_are_summed_before_they_are_divided():
@@ -209,5 +209,5 @@ def test_a_class_that_is_only_predicted_has_boundary_iou_0():
 def test_counts_past_int32_add_up():
     label = np.zeros((4, 4), np.uint8)
     one = Details.of(label, label, 1)
-    many = Details(**{name: counts * 2**40 for name, counts in one.arrays().items()})
+    many = one.map(lambda counts: counts * 2**40)
     assert (many + one).segments[1].sum() == 16 * (2**40 + 1)

@@ -111,9 +111,9 @@ def test_two_processes_give_what_one_gives(finished, tmp_path):
     assert worst < 0.02
 
     assert [result.returncode for result in finish(start(2, workdir, module="cropjax.evaluate"))] == [0, 0]
-    by_two = json.loads((workdir / "evaluation.json").read_text())
+    by_two = json.loads((workdir / "evaluation/evaluation.json").read_text())
     assert command("cropjax.evaluate", f"--config={CONFIG}", f"--workdir={workdir}").returncode == 0
-    assert json.loads((workdir / "evaluation.json").read_text()) == by_two
+    assert json.loads((workdir / "evaluation/evaluation.json").read_text()) == by_two
 
 
 @pytest.mark.slow

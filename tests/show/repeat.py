@@ -44,7 +44,7 @@ def record(config, workdir, path):
     mode = config.eval.modes[0]
     with config.unlocked():
         config.eval.modes = (mode,)
-    scores, _ = evaluate(Recording(graph, config, local_mesh(mesh)), state, source, config, mesh)
+    scores = evaluate(Recording(graph, config, local_mesh(mesh)), state, source, config, mesh).scores
     np.savez(path, confusion=scores[mode].confusion, ids=np.concatenate(ids)[: len(source)])
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tiny import tiny_config
 
-import cropjax.losses
 from cropjax import distributed
 from cropjax.config import build_augment, build_model, build_optimizer, build_source
 from cropjax.data.pipeline import train_batches
+from cropjax.losses.cross_entropy import BAND_BYTES
 from cropjax.models import segnext
 from cropjax.ops.nmf import draw_bases
 from cropjax.sharding import place_batch
@@ -139,7 +139,7 @@ def main(dtype, network, meshes, variants):
     distributed.join()
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # each program runs five times only
-    cropjax.losses.BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
+    BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
     if jax.process_count() == 1:
         assert nested_exchanges(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}

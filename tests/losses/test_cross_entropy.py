@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cropjax import losses
-from cropjax.losses import AVERAGES, cross_entropy, pixel_accuracy, resized_cross_entropy
+from cropjax.losses.accuracy import pixel_accuracy
+from cropjax.losses.average import AVERAGES
+from cropjax.losses.cross_entropy import BAND_BYTES, cross_entropy, resized_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
@@ -132,7 +133,7 @@ def test_bands_are_the_whole(average, small, size, align_corners, ignored, rows,
     labels = draw(2, *size, ignored=ignored)[1]
     both = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(losses.BAND_BYTES, "cpu", rows * 2 * size[1] * 7 * 8)
+        patch.setitem(BAND_BYTES, "cpu", rows * 2 * size[1] * 7 * 8)
         for in_bands in (True, False):
             function = lambda x, in_bands=in_bands: resized_cross_entropy(  # noqa: E731
                 x, labels, align_corners=align_corners, average=average, weights=weights, in_bands=in_bands

@@ -1,5 +1,7 @@
 """The sum of losses that a config asks for."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,17 +44,15 @@ def test_cross_entropy_alone_is_that_in_bands_to_the_bit(dtype, weights, smoothi
     logits, labels = small(dtype)
     keywords = dict(align_corners=False, average="valid")
     objective = Objective(class_weights=weights, label_smoothing=smoothing, **keywords)
-    plain = lambda *args: resized_cross_entropy(*args, weights=weights, smoothing=smoothing, **keywords)  # noqa: E731
+    plain = partial(resized_cross_entropy, weights=weights, smoothing=smoothing, **keywords)
     for a, b in zip(both(objective, logits, labels), both(plain, logits, labels), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_the_default_of_a_config_is_plain_cross_entropy_to_the_bit():
     logits, labels = small(np.float32)
-    plain = lambda *args: resized_cross_entropy(*args, align_corners=False)  # noqa: E731
-    for a, b in zip(
-        both(build_objective(defaults("pspnet")), logits, labels), both(plain, logits, labels), strict=True
-    ):
+    plain, objective = partial(resized_cross_entropy, align_corners=False), build_objective(defaults("pspnet"))
+    for a, b in zip(both(objective, logits, labels), both(plain, logits, labels), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

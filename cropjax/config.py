@@ -21,6 +21,7 @@ from cropjax.data.sources import FILES, InMemory, is_prepared
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
 from cropjax.errors import UserError
+from cropjax.losses.objective import Objective
 from cropjax.models import mit, mscan
 from cropjax.models.deeplab import DeepLabV3PlusHead
 from cropjax.models.fcn import FCNHead
@@ -85,6 +86,14 @@ def defaults(network):
     loss.auxiliary_weight = 0.4 if cnn else 0.0  # 0 builds no auxiliary head
     # Weights of the classes: numbers, or by how often they occur in the training split ("log" or "median").
     loss.class_weights, loss.balance = (), "none"
+    # A head's loss is the sum of these, each so often; 0 leaves one out.
+    loss.terms = dict(cross_entropy=1.0, focal=0.0, dice=0.0, lovasz=0.0)
+    loss.label_smoothing = 0.0  # of cross entropy: the probability that is shared out among all classes
+    loss.focal = dict(gamma=2.0, alpha=0.5)
+    loss.dice = dict(activation="sigmoid")  # or "softmax"
+    # Hard pixels alone, of cross entropy and focal loss: at least min_kept an image, and all whose label has less than
+    # the probability threshold. min_kept=0 keeps every pixel; threshold=0 is upstream's None.
+    loss.ohem = dict(min_kept=0, threshold=0.0)
 
     config.data = data = ConfigDict()
     data.source = "cityscapes"
@@ -182,6 +191,22 @@ def build_model(config):
     if config.loss.auxiliary_weight:
         auxiliary = FCNHead(backbone.channels, classes, rng=rng, norm=norm, **c.auxiliary)
     return Segmentor(backbone, head, auxiliary)
+
+
+def build_objective(config, class_weights=(), *, in_bands=True):
+    """What both heads are trained for; `class_weights` are those of `config.loss` unless given."""
+    c = config.loss
+    return Objective(
+        align_corners=config.model.align_corners,
+        average=c.average,
+        class_weights=tuple(class_weights or c.class_weights),
+        terms=c.terms.to_dict(),
+        label_smoothing=c.label_smoothing,
+        focal=c.focal.to_dict(),
+        dice=c.dice.to_dict(),
+        ohem=c.ohem.to_dict(),
+        in_bands=in_bands,
+    )
 
 
 def build_optimizer(config):

@@ -1,7 +1,5 @@
 """The state of training and the one jitted step that moves it."""
 
-from functools import partial
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,8 @@ from clu import metrics
 from flax import nnx
 from jax import lax
 
-from cropjax.losses import resized_cross_entropy, shares
+from cropjax.config import build_objective
+from cropjax.losses.average import shares
 from cropjax.ops.normalize import normalize
 from cropjax.ops.photometric import distort
 from cropjax.sharding import in_parts, replicated, rows_split_over, split_largest, split_rows
@@ -80,27 +79,16 @@ def network_input(batch, dtype):
     return normalize(images, batch["size"], dtype)
 
 
-def segmentation_loss(
-    model, images, labels, *, key, align_corners, average, auxiliary_weight, weights=(), in_bands=True
-):
+def segmentation_loss(model, images, labels, *, key, objective, auxiliary_weight):
     """Loss of `model` in training on normalised `images` [n,h,w,3]: (total, {name: part}).
 
-    Both heads' logits are resized to the labels; the auxiliary loss is weighted inside its part, as upstream logs it.
-    `weights` and `in_bands`: see `resized_cross_entropy`.
+    `objective` is that of both heads; the auxiliary loss is weighted inside its part, as upstream logs it.
     """
     output = model(images, train=True, key=key)
-    entropy = partial(
-        resized_cross_entropy,
-        labels=labels,
-        align_corners=align_corners,
-        average=average,
-        weights=weights,
-        in_bands=in_bands,
-    )
-    decode, accuracy = entropy(output.logits)
+    decode, accuracy = objective(output.logits, labels)
     auxiliary = jnp.zeros_like(decode)
     if output.auxiliary is not None:
-        auxiliary = auxiliary_weight * entropy(output.auxiliary)[0]
+        auxiliary = auxiliary_weight * objective(output.auxiliary, labels)[0]
     return decode + auxiliary, {"loss_decode": decode, "loss_auxiliary": auxiliary, "accuracy": accuracy}
 
 
@@ -115,7 +103,7 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
     the mean over all groups: but for what dropout and Hamburger draw, the step is that of k = 1 and the same
     `model.norm.groups`.
     """
-    class_weights = class_weights or tuple(config.loss.class_weights)
+    objective = build_objective(config, class_weights, in_bands=mesh.shape["space"] == 1)
     dtype = jnp.dtype(config.train.dtype)
     base_key = jax.random.key(config.seed)
 
@@ -127,11 +115,8 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
             images,
             batch["label"],
             key=key,
-            align_corners=config.model.align_corners,
-            average=config.loss.average,
+            objective=objective,
             auxiliary_weight=config.loss.auxiliary_weight,
-            weights=class_weights,
-            in_bands=mesh.shape["space"] == 1,
         )
         return total * share, (parts | {"loss": total}, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
@@ -143,7 +128,7 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
         """As `gradient`, of one part of the batch after the other."""
         count = config.train.accumulate
         parts = in_parts(batch, count, mesh)
-        of_loss, of_accuracy = shares(parts["label"], config.loss.average, class_weights)
+        of_loss, of_accuracy = shares(parts["label"], objective.average, objective.class_weights)
 
         def turn(part):
             i, batch, of_loss, of_accuracy = part

@@ -4,7 +4,7 @@
 
 In one of several processes (JAX_COORDINATOR_ADDRESS and so on) the one device is the process's own, and the meshes are
 over all. `--variants` picks of "groups 1", "groups 4" (of BatchNorm) and "accumulated", which has 4 groups, the batch
-in two parts one after the other, and on each device only its part of the optimiser's arrays.
+in two parts one after the other, and on each device only its part of the optimiser's arrays, and "every loss".
 
 Prints JSON: for each variant and mesh (data x space) the largest relative difference of a tensor's update after five
 steps, and how many of the program's loops and calls exchange something between devices; in float32 also, for scale, the
@@ -24,10 +24,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tiny import tiny_config
 
-import cropjax.losses
 from cropjax import distributed
 from cropjax.config import build_augment, build_model, build_optimizer, build_source
 from cropjax.data.pipeline import train_batches
+from cropjax.losses.cross_entropy import BAND_BYTES
 from cropjax.models import segnext
 from cropjax.ops.nmf import draw_bases
 from cropjax.sharding import place_batch
@@ -39,7 +39,8 @@ os.environ.setdefault("PJRT_NPROC", "256")
 
 STEPS, PERMUTATIONS = 5, 10
 STILL = 1e-12  # of the largest update is none: what Adam makes of float64's rounding is less
-VARIANTS = {"groups 1": (1, 1), "groups 4": (4, 1), "accumulated": (4, 2)}  # norm.groups, train.accumulate
+# norm.groups, train.accumulate
+VARIANTS = {"groups 1": (1, 1), "groups 4": (4, 1), "accumulated": (4, 2), "every loss": (1, 1)}
 SHARE = 4  # devices that share the rows of a map, at most; the deepest has one row more
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order
 
@@ -139,7 +140,7 @@ def main(dtype, network, meshes, variants):
     distributed.join()
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # each program runs five times only
-    cropjax.losses.BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
+    BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
     if jax.process_count() == 1:
         assert nested_exchanges(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}
@@ -150,6 +151,9 @@ def main(dtype, network, meshes, variants):
         config.data.streets.size = side, 2 * side
         config.train.update(batch_size=BATCH, steps=STEPS, dtype=dtype)
         config.model.norm.groups = groups
+        if name == "every loss":
+            config.loss.terms = dict.fromkeys(config.loss.terms, 1.0)
+            config.loss.ohem.update(min_kept=side, threshold=0.1)
         config.optim.warmup_steps = 0  # or five steps go no further than a parameter's rounding
         segnext.draw_bases = draw_bases
         if dtype == "float32" or accumulate > 1:  # what is drawn depends on the position in the batch
@@ -198,5 +202,5 @@ if __name__ == "__main__":
     parser.add_argument("dtype")
     parser.add_argument("network")
     parser.add_argument("meshes", nargs="+", type=lambda mesh: tuple(map(int, mesh.split("x"))))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["groups 1", "groups 4", "accumulated"])
     main(**vars(parser.parse_args()))

@@ -47,6 +47,7 @@ def assert_same(differences):
     [
         ("deeplabv3plus", ["4x1", "--variants", "groups 1"]),
         pytest.param("deeplabv3plus", ["4x1", "--variants", "accumulated"], marks=pytest.mark.slow),
+        pytest.param("deeplabv3plus", ["4x1", "2x2", "1x4", "--variants", "every loss"], marks=pytest.mark.slow),
         *(pytest.param(network, ["2x2", "1x4"], marks=pytest.mark.slow) for network in NETWORKS),
     ],
     ids=str,

@@ -30,7 +30,9 @@ from cropjax.config import build_model, defaults
 from cropjax.convert import load_torch_state
 from cropjax.data import transforms
 from cropjax.inference import Inference
-from cropjax.losses import cross_entropy, pixel_accuracy
+from cropjax.losses.accuracy import pixel_accuracy
+from cropjax.losses.cross_entropy import cross_entropy
+from cropjax.losses.objective import Objective
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.models import segnext
 from cropjax.models.layers import BatchNorm
@@ -94,7 +96,7 @@ def network(folder, name):
     def loss(params, stats, image):
         net = merge_model(graph, {"params": params, "batch_stats": stats})
         total, parts = segmentation_loss(
-            net, image, label, key=jax.random.key(0), align_corners=align, average="all", auxiliary_weight=0.4
+            net, image, label, key=jax.random.key(0), objective=Objective(align), auxiliary_weight=0.4
         )
         return total, (parts, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat)))
 

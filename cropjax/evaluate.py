@@ -22,6 +22,7 @@ from cropjax.panels import panel
 from cropjax.progress import Progress
 from cropjax.restore import restore_run
 from cropjax.sharding import batch_form, local_mesh, local_view, make_mesh, place_batch, replicated, split_batch
+from cropjax.step import weights_of
 from cropjax.watchdog import Watchdog
 from cropjax.workdir import write_text
 
@@ -63,7 +64,7 @@ def check_evaluation(score, template, source, config, mesh):
 
 
 def _weights(state):
-    return {part: state[part] for part in ("params", "batch_stats")}
+    return weights_of(state)
 
 
 def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: False):

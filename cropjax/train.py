@@ -123,8 +123,8 @@ def train(config, workdir):
         say(f"class weights: {', '.join(f'{name} {weight:.3f}' for name, weight in shown)}")
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
-    shard_optimizer = config.optim.shard_state
-    template = abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer)
+    form = {"shard_optimizer": config.optim.shard_state, "ema": bool(config.train.ema)}
+    template = abstract_state(weights, direction, mesh, **form)
     jitted_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes, template)
     check_step(jitted_step, template, config, mesh)
     score = make_score(graph, config, mesh)
@@ -143,7 +143,7 @@ def train(config, workdir):
     ):
         start, state = checkpoints.restore(template) or (
             0,
-            create_state(weights, direction, mesh, shard_optimizer=shard_optimizer),
+            create_state(weights, direction, mesh, **form),
         )
         if start > total or (start == total and checkpoints.evaluated(start)):
             checkpoints.release_room()  # of a run that was killed after its last save

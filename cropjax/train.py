@@ -27,7 +27,7 @@ from cropjax.distributed import same
 from cropjax.errors import Stopped, UserError
 from cropjax.evaluate import check_evaluation, make_score
 from cropjax.location_prior import location_prior
-from cropjax.loop import Loop, NotFiniteError
+from cropjax.loop import Loop, NotFiniteError, outlived
 from cropjax.preemption import Preemption
 from cropjax.progress import Progress
 from cropjax.sharding import batch_form, make_mesh, place_batch
@@ -141,13 +141,12 @@ def train(config, workdir):
         contextlib.closing(checkpoints),
         Preemption(mesh) as preemption,
     ):
-        start, state = checkpoints.restore(template) or (
-            0,
-            create_state(weights, direction, mesh, **form),
-        )
-        if start > total or (start == total and checkpoints.evaluated(start)):
+        start, state = checkpoints.restore(template) or (0, create_state(weights, direction, mesh, **form))
+        early = start < total and outlived(checkpoints.best_so_far(start)[1], start, config.eval)
+        if start > total or ((start == total or early) and checkpoints.evaluated(start)):
             checkpoints.release_room()  # of a run that was killed after its last save
-            say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
+            more = "eval.stop_after" if early else "train.steps"
+            say(f"{workdir}: finished already, {start} of {total} steps; raise {more} to go on")
             return None
         run_folder.forget_rollbacks(workdir, after=start)
         checkpoints.hold_room(template)
@@ -189,6 +188,7 @@ def train(config, workdir):
                     class_names=labels.names,
                     score=score,
                     checkpoints=checkpoints,
+                    best=checkpoints.best_so_far(start),
                     preemption=preemption,
                     watchdog=closing.enter_context(Watchdog(config.train.patience, "train.patience")),
                     writer=writer,

@@ -1,6 +1,7 @@
 """What helps a training along: an average of the weights, stages that are frozen, and an end before the last step."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,13 @@ def test_a_run_cannot_get_or_lose_its_average(aided, ema, message):
 
 @pytest.mark.parametrize(
     ("network", "frozen_stages"),
-    [("deeplabv3plus", 0), ("deeplabv3plus", 2), ("segformer", 1), ("segnext", 1), ("segnext", 4)],
+    [
+        ("deeplabv3plus", 2),
+        pytest.param("deeplabv3plus", 4, marks=pytest.mark.slow),
+        pytest.param("segformer", 1, marks=pytest.mark.slow),
+        ("segnext", 4),
+        pytest.param("segnext", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_frozen_stays_to_the_bit_and_the_rest_moves(network, frozen_stages):
     config = tiny_config(network)
@@ -199,7 +206,14 @@ def gradients(config, at_test=-1):
     return by_path(jax.jit(jax.grad(loss))(weights["params"]))
 
 
-@pytest.mark.parametrize(("network", "stages"), [("pspnet", 1), ("segformer", 0), ("segnext", 2)])
+@pytest.mark.parametrize(
+    ("network", "stages"),
+    [
+        ("pspnet", 1),
+        pytest.param("segformer", 0, marks=pytest.mark.slow),
+        pytest.param("segnext", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_the_rest_has_the_gradients_of_a_network_that_is_in_part_at_test(network, stages):
     config = tiny_config(network)
     if "drop_path" in config.model.backbone:
@@ -225,11 +239,12 @@ def test_frozen_stages_give_in_training_what_they_give_at_test(network):
     graph, weights = split_model(build_model(config))
     images = np.random.default_rng(0).standard_normal((4, 33, 33, 3), np.float32)
 
+    @partial(jax.jit, static_argnums=0)
     def maps(train):
         return merge_model(graph, weights).backbone(images, train, jax.random.key(0))
 
     for i, (found, wanted) in enumerate(zip(maps(True), maps(False), strict=True)):
-        assert bool((found == wanted).all()) == (i < 2), i
+        assert bool(np.allclose(found, wanted, rtol=1e-4, atol=1e-6)) == (i < 2), i
 
 
 def test_at_test_gradients_pass_what_is_frozen():
@@ -238,7 +253,7 @@ def test_at_test_gradients_pass_what_is_frozen():
     config.train.frozen_stages = 4
     graph, weights = split_model(build_model(config))
     image = np.random.default_rng(0).standard_normal((1, 33, 33, 3), np.float32)
-    assert jax.grad(lambda x: merge_model(graph, weights)(x).logits.sum())(image).any()
+    assert jax.jit(jax.grad(lambda x: merge_model(graph, weights)(x).logits.sum()))(image).any()
 
 
 def test_a_frozen_backbone_costs_neither_memory_nor_operations():

@@ -118,6 +118,7 @@ def defaults(network):
     else:
         config.optim = dict(name="adamw", lr=6e-5, min_lr=0.0, power=1.0, warmup_steps=1500, weight_decay=0.01)
         config.optim.rules = (("pos_block", 1.0, 0.0), ("norm", 1.0, 0.0), ("head", 10.0, 1.0))
+    config.optim.layer_decay = 1.0  # factor of the learning rate per block of depth, from the head down; see depth.py
     config.optim.update(OPTIMIZERS[config.optim.name])
     config.optim.shard_state = False  # split the optimiser's arrays over the devices of mesh.data
 
@@ -129,6 +130,11 @@ def defaults(network):
     # What the blocks of the backbone's four stages keep for the backward pass: "everything", "convolutions" or
     # "inputs". Less is less memory and a slower step, nothing else.
     train.keep = (EVERYTHING,) * 4
+    # Parts of the backbone that do not train: upstream's -1 (none), 0 (the stem), or k (the stem and stages 1 to k).
+    train.frozen_stages = -1
+    # Momentum m of an average of the weights, (1 - m) average + m weights a step, which is what is evaluated and
+    # converted; 0 keeps none. Upstream's EMAHook has 0.0002.
+    train.ema = 0.0
     train.log_every, train.checkpoint_every = 50, 1000
     train.on_nan = "stop"  # or "rollback": go on from the last checkpoint, past the images of the steps since
     train.patience = 45.0  # seconds: a step that takes longer, and ten times as long as any before it, hangs
@@ -147,6 +153,7 @@ def defaults(network):
     ev.batch_size = 1
     ev.dtype = "float32"  # also where training computes in another: upstream's mixed precision ends with the step
     ev.best = "whole/miou"
+    ev.stop_after = 0  # training ends after so many evaluations in a row without a better `best`; 0: never early
     ev.panels = 4
     ev.location_prior = 0  # also score each position's commonest class, counted in so many training images
 
@@ -173,16 +180,16 @@ def build_model(config):
     # A group never spans two parts of an accumulated batch; a network sees one part.
     norm = partial(BatchNorm, **{**c.norm, "groups": c.norm.groups // config.train.accumulate})
     check_keep(config.train.keep)
-    keep = tuple(config.train.keep)
+    how = {"keep": tuple(config.train.keep), "frozen_stages": config.train.frozen_stages}
     match c.name:
         case "pspnet":
-            backbone, head = ResNet(rng=rng, norm=norm, keep=keep, **c.backbone), partial(PSPHead, norm=norm)
+            backbone, head = ResNet(rng=rng, norm=norm, **how, **c.backbone), partial(PSPHead, norm=norm)
         case "deeplabv3plus":
-            backbone, head = ResNet(rng=rng, norm=norm, keep=keep, **c.backbone), partial(DeepLabV3PlusHead, norm=norm)
+            backbone, head = ResNet(rng=rng, norm=norm, **how, **c.backbone), partial(DeepLabV3PlusHead, norm=norm)
         case "segformer":
-            backbone, head = MiT(rng=rng, keep=keep, **c.backbone), partial(SegformerHead, norm=norm)
+            backbone, head = MiT(rng=rng, **how, **c.backbone), partial(SegformerHead, norm=norm)
         case "segnext":
-            backbone, head = MSCAN(rng=rng, norm=norm, keep=keep, **c.backbone), LightHamHead
+            backbone, head = MSCAN(rng=rng, norm=norm, **how, **c.backbone), LightHamHead
     if config.eval.pool_window:
         head = partial(head, pool_window=[cells_of(side, config) for side in config.eval.pool_window])
     classes = label_set(config).num_classes
@@ -212,7 +219,8 @@ def build_objective(config, class_weights=(), *, in_bands=True):
 def build_optimizer(config):
     """An optax transformation that gives the direction, and the schedule `step -> learning rate`."""
     c = config.optim
-    decay = {"weight_decay": c.weight_decay, "rules": c.rules}
+    decay = {"weight_decay": c.weight_decay, "rules": c.rules, "layer_decay": c.layer_decay}
+    decay["frozen_stages"] = config.train.frozen_stages
     match c.name:
         case "sgd":
             direction = optim.sgd(momentum=c.momentum, **decay)

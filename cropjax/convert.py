@@ -27,7 +27,7 @@ from cropjax.errors import UserError
 from cropjax.names import PARTS, from_upstream, to_upstream, upstream_name
 from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh
-from cropjax.step import split_model
+from cropjax.step import split_model, weights_of
 from cropjax.weights import read_weights
 
 # What files hold besides the network: BatchNorm's counters, the classifier of an ImageNet network, and the bases that
@@ -250,7 +250,7 @@ def published(config, path):
 def trained(config, workdir, which):
     """The state dict of a checkpoint of the run in `workdir`: "best", "latest" or a step, as text."""
     step, _, state = restore_run(config, workdir, which, make_mesh(data=-1, space=1))
-    return torch_state({kind: state[kind] for kind in ("params", "batch_stats")}, step)
+    return torch_state(weights_of(state), step)
 
 
 def _command(config, workdir):

@@ -26,6 +26,7 @@ from cropjax.panels import panel
 from cropjax.progress import Progress
 from cropjax.restore import restore_run
 from cropjax.sharding import local_mesh, local_view, make_mesh, place_batch, replicated
+from cropjax.step import weights_of
 from cropjax.watchdog import Watchdog
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
@@ -39,12 +40,8 @@ def images_a_batch(config, mesh):
 
 def check_evaluation(inference, template, source, config):
     """Traces the network on what it will see of the first record: a window that cannot work raises before training."""
-    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _weights(template))
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights_of(template))
     inference.check(weights, source[0]["label"].shape, config.eval.modes)
-
-
-def _weights(state):
-    return {part: state[part] for part in ("params", "batch_stats")}
 
 
 class Evaluation(NamedTuple):
@@ -70,7 +67,7 @@ def evaluate(inference, state, source, config, mesh, *, panels=0, details=False,
     """
     labels, modes = label_set(config), config.eval.modes
     processes, here = jax.process_count(), local_mesh(mesh)
-    weights = local_view(_weights(state), mesh)
+    weights = local_view(weights_of(state), mesh)
     watchdog = Watchdog(config.data.patience, "data.patience")
     batches = eval_batches(
         source,

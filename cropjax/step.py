@@ -42,21 +42,33 @@ def merge_model(graph, weights):
     return nnx.merge(graph, weights["params"], weights["batch_stats"], copy=True)
 
 
-def create_state(weights, direction, mesh, *, shard_optimizer=False):
-    """The state at step 0 {"params", "batch_stats", "opt_state", "step"}, placed as `abstract_state` says."""
-    placement = _placement(abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer))
+def weights_of(state):
+    """What of a state is evaluated, {"params", "batch_stats"}: the average of the parameters where it keeps one."""
+    return {"params": state.get("ema", state["params"]), "batch_stats": state["batch_stats"]}
+
+
+def create_state(weights, direction, mesh, *, shard_optimizer=False, ema=False):
+    """The state at step 0 {"params", "batch_stats", "opt_state", "step"}, with `ema` also that, an average of params.
+
+    It is placed as `abstract_state` says.
+    """
+    placement = _placement(abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer, ema=ema))
     state = weights | {"step": np.zeros((), np.int32)}
+    if ema:
+        state["ema"] = jax.tree.map(np.copy, weights["params"])  # both are donated
     state = jax.device_put(state, {name: placement[name] for name in state})
     init = jax.jit(direction.init, out_shardings=placement["opt_state"])
     return state | {"opt_state": init(state["params"])}
 
 
-def abstract_state(weights, direction, mesh, *, shard_optimizer=False):
+def abstract_state(weights, direction, mesh, *, shard_optimizer=False, ema=False):
     """The form of the state, `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into.
 
     Every device of `mesh` has all of it; with `shard_optimizer`, of the optimiser's arrays only its part over `data`.
     """
     state = weights | {"step": np.zeros((), np.int32), "opt_state": jax.eval_shape(direction.init, weights["params"])}
+    if ema:
+        state["ema"] = weights["params"]
 
     def form(path, x):
         split = shard_optimizer and path[0].key == "opt_state"
@@ -68,6 +80,14 @@ def abstract_state(weights, direction, mesh, *, shard_optimizer=False):
 
 def _placement(template):
     return jax.tree.map(lambda x: x.sharding, template)
+
+
+def moving_average(average, params, momentum, step):
+    """(1 - momentum) average + momentum params, and after the first step (`step` = 0) params alone.
+
+    mmengine's ExponentialMovingAverage, in the form in which what does not move stays to the bit.
+    """
+    return jax.tree.map(lambda old, new: jnp.where(step == 0, new, old + momentum * (new - old)), average, params)
 
 
 def network_input(batch, dtype):
@@ -134,12 +154,15 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
             i, batch, of_loss, of_accuracy = part
             grads, (found, stats) = gradient(params, batch_stats, batch, jax.random.fold_in(key, i), of_loss)
             found = {name: value * (of_accuracy if name == "accuracy" else of_loss) for name, value in found.items()}
-            return grads, (found, jax.tree.map(lambda x: x / count, stats))
+            return grads, (found, jax.tree.map(lambda new, old: (new - old) / count, stats, batch_stats))
 
         turns = jnp.arange(count), parts, of_loss, of_accuracy
         form = jax.eval_shape(turn, jax.tree.map(lambda x: x[0], turns))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
-        return lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, turn(part)), None), zeros, turns)[0]
+        grads, (found, moves) = lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, turn(part)), None), zeros, turns
+        )[0]
+        return grads, (found, jax.tree.map(jnp.add, batch_stats, moves))
 
     def step(state, batch):
         key = jax.random.fold_in(base_key, state["step"])
@@ -157,7 +180,10 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
             update_norm=optax.tree.norm(updates),
             statistics_norm=optax.tree.norm(stats),
         )
-        return {"params": params, "batch_stats": stats, "opt_state": opt_state, "step": state["step"] + 1}, report
+        new = {"params": params, "batch_stats": stats, "opt_state": opt_state, "step": state["step"] + 1}
+        if config.train.ema:
+            new["ema"] = moving_average(state["ema"], params, config.train.ema, state["step"])
+        return new, report
 
     placement = replicated(mesh) if template is None else _placement(template)
     return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))

@@ -28,7 +28,7 @@ from cropjax.errors import Stopped, UserError
 from cropjax.evaluate import check_evaluation
 from cropjax.inference import Inference
 from cropjax.location_prior import location_prior
-from cropjax.loop import Loop, NotFiniteError
+from cropjax.loop import Loop, NotFiniteError, outlived
 from cropjax.preemption import Preemption
 from cropjax.progress import Progress
 from cropjax.sharding import batch_form, local_mesh, make_mesh, place_batch
@@ -124,8 +124,8 @@ def train(config, workdir):
         say(f"class weights: {', '.join(f'{name} {weight:.3f}' for name, weight in shown)}")
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
-    shard_optimizer = config.optim.shard_state
-    template = abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer)
+    form = {"shard_optimizer": config.optim.shard_state, "ema": bool(config.train.ema)}
+    template = abstract_state(weights, direction, mesh, **form)
     jitted_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes, template)
     check_step(jitted_step, template, config, mesh)
     inference = Inference(graph, config, local_mesh(mesh))
@@ -142,13 +142,12 @@ def train(config, workdir):
         contextlib.closing(checkpoints),
         Preemption(mesh) as preemption,
     ):
-        start, state = checkpoints.restore(template) or (
-            0,
-            create_state(weights, direction, mesh, shard_optimizer=shard_optimizer),
-        )
-        if start > total or (start == total and checkpoints.evaluated(start)):
+        start, state = checkpoints.restore(template) or (0, create_state(weights, direction, mesh, **form))
+        early = start < total and outlived(checkpoints.best_so_far(start)[1], start, config.eval)
+        if start > total or ((start == total or early) and checkpoints.evaluated(start)):
             checkpoints.release_room()  # of a run that was killed after its last save
-            say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
+            more = "eval.stop_after" if early else "train.steps"
+            say(f"{workdir}: finished already, {start} of {total} steps; raise {more} to go on")
             return None
         run_folder.forget_rollbacks(workdir, after=start)
         checkpoints.hold_room(template)
@@ -190,6 +189,7 @@ def train(config, workdir):
                     class_names=labels.names,
                     inference=inference,
                     checkpoints=checkpoints,
+                    best=checkpoints.best_so_far(start),
                     preemption=preemption,
                     watchdog=closing.enter_context(Watchdog(config.train.patience, "train.patience")),
                     writer=writer,

@@ -131,6 +131,7 @@ def _check_optimizer(c, fields):
             raise UserError(f"optim.name = {c.name!r} does not fit optim, which has no {field}: see cropjax/config.py")
     fields.between(0, math.inf, "optim.lr", "optim.min_lr", "optim.power", "optim.weight_decay")
     fields.whole_numbers(0, "optim.warmup_steps")
+    fields.between(0, 1, "optim.layer_decay")
     match c.name:
         case "sgd":
             fields.between(0, 1, "optim.momentum")
@@ -166,7 +167,8 @@ def _check_the_rest(config, fields):
 
     pairs = ("data.scale", "data.crop_size", "data.ratio_range", "data.streets.size", "eval.window", "eval.stride")
     fields.length(2, *pairs)
-    fields.whole_numbers(0, "seed", "data.workers", "data.streets.seed", "eval.location_prior", "eval.panels")
+    fields.whole_numbers(0, "seed", "data.workers", "data.streets.seed")
+    fields.whole_numbers(0, "eval.location_prior", "eval.panels", "eval.stop_after")
     fields.whole_numbers(
         1, *(f"train.{name}" for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"))
     )
@@ -183,6 +185,8 @@ def _check_the_rest(config, fields):
             "for one without batches would give up before it says so; raise train.patience too"
         )
     fields.one_of(ON_NAN, "train.on_nan")
+    fields.between(-1, 4, "train.frozen_stages", kind=int)
+    fields.between(0, 1, "train.ema")
     fields.between(-1, math.inf, "mesh.data", "mesh.space", kind=int)
 
     if ev.pool_window:

@@ -41,6 +41,7 @@ MAY_DIFFER = (
     "train.on_nan",
     "optim.shard_state",
     "eval.every",
+    "eval.stop_after",
     "eval.panels",
     "eval.batch_size",
     "data.root",

@@ -256,24 +256,21 @@ def test_at_test_gradients_pass_what_is_frozen():
     assert jax.jit(jax.grad(lambda x: merge_model(graph, weights)(x).logits.sum()))(image).any()
 
 
-def test_a_frozen_backbone_costs_neither_memory_nor_operations():
+def test_frozen_stages_cost_neither_memory_nor_operations_on_the_way_back():
     def cost(frozen_stages):
         config = tiny_config()
         config.train.frozen_stages = frozen_stages
-        graph, weights = split_model(build_model(config))
-        images, labels = jnp.zeros((2, 65, 65, 3)), jnp.zeros((2, 65, 65), jnp.uint8)
+        graph, weights = split_model(build_model(config).backbone)
 
-        def loss(params):
-            model = merge_model(graph, weights | {"params": params})
-            how = {"align_corners": False, "average": "all", "auxiliary_weight": config.loss.auxiliary_weight}
-            return segmentation_loss(model, images, labels, key=jax.random.key(0), **how)[0]
+        def total(params):
+            return merge_model(graph, weights | {"params": params})(jnp.ones((2, 65, 65, 3)), True)[-1].sum()
 
-        program = jax.jit(jax.grad(loss)).lower(weights["params"]).compile()
+        program = jax.jit(jax.grad(total)).lower(weights["params"]).compile()
         return program.cost_analysis()["flops"], program.memory_analysis().temp_size_in_bytes
 
-    (operations, memory), (all_operations, all_memory) = cost(4), cost(-1)
-    assert operations < all_operations
-    assert memory < all_memory
+    (operations, memory), (all_operations, all_memory) = cost(3), cost(-1)
+    assert operations < 0.7 * all_operations
+    assert memory < 0.7 * all_memory
 
 
 # All of it, in parts ---------------------------------------------------------------------------------------
@@ -331,10 +328,6 @@ def test_a_run_without_a_better_score_ends_and_stays_ended(tmp_path, monkeypatch
     config.eval.stop_after = 3
     train(config, tmp_path)
     assert evaluations(tmp_path) == [1, 2, 3, 4]
-    config.eval.stop_after = 0
-    train(config, tmp_path)
-    assert evaluations(tmp_path) == [1, 2, 3, 4, 5, 6]
-    assert "training ends" not in capsys.readouterr().out.split("step 5:")[1]
 
 
 def test_a_better_score_begins_the_count_anew(tmp_path, monkeypatch):

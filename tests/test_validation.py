@@ -72,7 +72,6 @@ def test_published_sizes_are_valid(network, sizes):
         ("pspnet", "train.ema", 1.5, ["1.5", "at most 1"]),
         ("pspnet", "train.frozen_stages", 5, ["5", "at most 4"]),
         ("pspnet", "train.frozen_stages", -2, ["at least -1"]),
-        ("segnext", "train.frozen_stages", 1.0, ["1.0", "whole number"]),
         ("segformer", "optim.layer_decay", 1.1, ["1.1", "at most 1"]),
         ("segformer", "eval.stop_after", -1, ["-1", "at least 0"]),
         ("pspnet", "mesh.space", -2, ["at least -1"]),

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cropjax import optim
 from cropjax.data.frequencies import class_pixels, class_weights, repeats
-from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
+from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K, own_labels
 from cropjax.data.pipeline import train_batches
 from cropjax.data.sources import FILES, InMemory, is_prepared
 from cropjax.data.streets import Streets
@@ -98,6 +98,8 @@ def defaults(network):
     config.data = data = ConfigDict()
     data.source = "cityscapes"
     data.root = ""  # default: $CROPJAX_DATA/<source>, else data/<source>
+    # Of the source "folders": names in the order of the ids, and (r, g, b) of each if the label files are in colours.
+    data.classes, data.colours = (), ()
     data.train_split, data.eval_split = "train", "val"
     data.scale = (2048, 1024)
     data.ratio_range = (0.5, 2.0)
@@ -165,7 +167,8 @@ def defaults(network):
 
 def label_set(config):
     """The classes of the configured data."""
-    return LABELS[config.data.source]
+    c = config.data
+    return own_labels(c.classes, c.colours) if c.source == "folders" else LABELS[c.source]
 
 
 def cells_of(side, config):
@@ -247,9 +250,10 @@ def build_source(config, split):
     elif is_prepared(root):
         from cropjax.data.store import open_tfds  # slow to import
 
-        source = open_tfds(root, name, c.source, LABELS[c.source])
+        source = open_tfds(root, name, c.source, label_set(config))
     else:
-        source = FILES[c.source](root, name)
+        own = {"classes": c.classes, "colours": c.colours} if c.source == "folders" else {}
+        source = FILES[c.source](root, name, **own)
     return InMemory(source) if split == "train" and c.in_memory else source
 
 

@@ -4,9 +4,10 @@ import math
 
 import jax
 
-from cropjax.config import DTYPES, LABELS, NETWORKS, OPTIMIZERS, defaults
+from cropjax.config import DTYPES, NETWORKS, OPTIMIZERS, defaults, label_set
 from cropjax.data.frequencies import BALANCES
 from cropjax.data.pipeline import ON_ERROR
+from cropjax.data.sources import FILES
 from cropjax.data.transforms import PHOTOMETRIC
 from cropjax.errors import UserError
 from cropjax.inference import MODES
@@ -152,7 +153,12 @@ def _check_optimizer(c, fields):
 
 def _check_the_rest(config, fields):
     data, train, ev = config.data, config.train, config.eval
-    fields.one_of(LABELS, "data.source")
+    fields.one_of((*FILES, "streets"), "data.source")
+    if data.source != "folders" and (data.classes or data.colours):
+        raise UserError(
+            f"data.classes and data.colours are for data.source = 'folders'; {data.source} has classes of its own: set "
+            "both to ()"
+        )
     fields.one_of(PHOTOMETRIC, "data.photometric")
     fields.one_of(ON_ERROR, "data.on_error")
     fields.one_of(DTYPES, "train.dtype", "eval.dtype")
@@ -222,7 +228,7 @@ def _check_loss(config, fields):
     fields.between(0, 0.99, "loss.label_smoothing")
     fields.between(0, 1, "loss.focal.alpha", "loss.ohem.threshold")
     fields.whole_numbers(0, "loss.ohem.min_kept")
-    classes = LABELS[source].num_classes
+    classes = label_set(config).num_classes
     if c.class_weights and c.balance != "none":
         raise UserError(f"loss.class_weights and loss.balance = {c.balance!r} both weigh the classes: keep one")
     if c.class_weights and len(c.class_weights) != classes:

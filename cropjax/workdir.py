@@ -148,9 +148,10 @@ def check_network(workdir: str | Path, config: ConfigDict) -> None:
     """UserError if the run in `workdir` has another network or other classes than `config`, by its stored config."""
 
     def network(fields):
-        return {name: value for name, value in fields.items() if name.startswith("model.") or name == "data.source"}
+        of_data = ("data.source", "data.classes")
+        return {name: value for name, value in fields.items() if name.startswith("model.") or name in of_data}
 
-    _check_same(workdir, network(_fields(load_config(workdir))), network(_fields(config)))
+    _check_same(workdir, network(_completed(_fields(load_config(workdir)))), network(_fields(config)))
 
 
 def load_config(workdir: str | Path) -> ConfigDict:

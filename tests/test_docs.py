@@ -1,5 +1,6 @@
 """The commands in the documents work: README and docs are read, and their `python -m` lines run with few steps."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -7,11 +8,20 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
-from trees import cityscapes_tree
+from tiny import tiny_config
+from trees import cityscapes_tree, comma10k_tree, folders_tree
+
+from cropjax.config import LABELS, build_source, label_set
+from cropjax.data.prepare import prepare
+from cropjax.data.sources import FILES
+from cropjax.data.store import open_tfds
+from cropjax.validation import validate
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TUTORIAL = ROOT / "docs/tutorial.md"
 
 # What makes a full command small enough to be tried: a narrow network, drawn scenes, two steps.
 NARROW = {
@@ -35,23 +45,32 @@ FEW = {
 }
 
 
-def commands():
-    """Each `python -m ...` line of a code block, with its page, in order."""
-    for page in PAGES:
-        for block in re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.splitlines():
-                if line.startswith("python -m "):
-                    yield page, line
+def commands(page):
+    """Each `python -m ...` line of a code block, in order."""
+    blocks = re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("python -m ")]
+
+
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def run(words, folder):
+    """Python with our code, in `folder`."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
 def test_commands(tmp_path):
-    found = list(commands())
+    found = [line for page in PAGES if page != TUTORIAL for line in commands(page)]
     assert found
     cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1}, size=(32, 64))
+    folders_tree(tmp_path / "folders", {"train": 2, "val": 1}, 2, ((64, 32, 32), (204, 0, 255)))
     places = ("--workdir", "--weights", "--out", "--root")  # of the files that a command reads or leaves
     data_root = "--config.data.root="
-    for _, line in found:
+    for line in found:
         words = shlex.split(line)[1:]
         narrow = next((sizes for network, sizes in NARROW.items() if network in line), NARROW_CNN)
         fields = FEW | narrow
@@ -60,9 +79,58 @@ def test_commands(tmp_path):
         few = [f"--config.{name}={value}" for name, value in fields.items()] if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
         moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
-        command = [sys.executable, *moved, *few]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        result = run([*moved, *few], ROOT)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
+
+
+FEW_OF_OUR_OWN = {
+    "model.backbone.width": 4,
+    "model.head.channels": 8,
+    "data.scale": "(40,30)",
+    "data.crop_size": "(32,32)",
+    "train.steps": 2,
+    "train.batch_size": 2,
+}
+
+
+@pytest.mark.slow
+def test_the_tutorial(tmp_path):
+    """Its script, its config file and its commands as they stand, in a folder with ten small photographs."""
+    labels = np.random.default_rng(0).integers(0, 5, (10, 30, 40))
+    comma10k_tree(tmp_path / "comma10k", {f"000{i}_{i}": label for i, label in enumerate(labels)})
+    arrange, config, _ = python_blocks(TUTORIAL)
+    for _ in range(2):
+        assert run(["-c", arrange], tmp_path).returncode == 0
+    assert len(list((tmp_path / "roads").glob("*/*/*.png"))) == 20
+    (tmp_path / "own.py").write_text(config)
+    few = [f"--config.{name}={value}" for name, value in FEW_OF_OUR_OWN.items()]
+    lines = commands(TUTORIAL)
+    for line in lines:
+        result = run([*shlex.split(line)[1:], *(few if "--config" in line else [])], tmp_path)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+    assert [name for name in ("check", "browse", "main", "evaluate") if f".{name} " not in "".join(lines)] == []
+
+
+def test_the_tutorials_source(tmp_path, monkeypatch):
+    """Its class, and the lines that name it, are a data set to everything that reads one."""
+    block = {}
+    exec(python_blocks(TUTORIAL)[-1], block)
+    rng, text = np.random.default_rng(0), TUTORIAL.read_text()
+    for split in ("train", "val"):
+        (tmp_path / "walls" / split).mkdir(parents=True)
+        image, label = rng.integers(0, 256, (20, 30, 3), np.uint8), rng.integers(0, 2, (20, 30), np.uint8)
+        np.savez(tmp_path / "walls" / split / "a.npz", image=image, label=label)
+    monkeypatch.setitem(FILES, "walls", block["Walls"])
+    monkeypatch.setitem(LABELS, "walls", block["WALLS"])
+    for names, named in ("FILES", FILES), ("LABELS", LABELS):
+        line = re.search(rf"^{names} = {{(.*)}}$", text, re.MULTILINE)[1]
+        assert re.findall(r'"(\w+)":', line) == list(named)
+    config = validate(tiny_config(source="walls", root=str(tmp_path / "walls")))
+    np.testing.assert_array_equal(build_source(config, "eval")[0]["label"], label)
+    prepare("walls", tmp_path / "walls", tmp_path / "store")
+    stored = open_tfds(tmp_path / "store", "val", "walls", label_set(config))
+    np.testing.assert_array_equal(stored[0]["image"][:, :], image)
+    assert label_set(config).names == ("wall", "crack")
 
 
 def test_links_and_targets_exist():
@@ -81,6 +149,7 @@ def test_links_and_targets_exist():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks(page):
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        subprocess.run([sys.executable, "-c", block], check=True)
+def test_python_blocks(page, tmp_path):
+    for block in python_blocks(page):
+        result = run(["-c", block], tmp_path)
+        assert result.returncode == 0, result.stderr

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from tiny import tiny_config
-from trees import comma10k_tree
+from trees import comma10k_tree, folders_tree
 
 from cropjax.config import build_augment, build_source, example_form
 from cropjax.data.pipeline import train_batches
@@ -16,6 +16,7 @@ from cropjax.losses.cross_entropy import resized_cross_entropy
 from cropjax.ops.normalize import STD
 from cropjax.step import network_input
 from cropjax.train import train
+from cropjax.workdir import check_network
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -74,6 +75,21 @@ def test_a_run_with_everything(comma10k, tmp_path, monkeypatch, caplog):
     logged = {line["step"]: line["train/skipped"] for line in lines if "train/skipped" in line}
     assert logged == {2: sum(skipped[:2]), 4: sum(skipped[2:])}
     assert f"{path}: truncated or damaged" in caplog.text
+
+
+def test_folders_with_classes_of_their_own(tmp_path):
+    """Read by a worker process; what the head gives and what is scored follow from the config's names."""
+    root = folders_tree(tmp_path / "own", {"train": 4, "val": 2}, 3, size=(32, 48))
+    config = tiny_config(source="folders", root=str(root), classes=("a", "b", "c"), workers=1)
+    config.eval.modes = ("whole",)
+    scores = train(config, tmp_path / "run")["whole"]
+    labels = [record["label"] for record in build_source(config, "eval")]
+    expected = sum(np.bincount(label.ravel(), minlength=256)[:3] for label in labels)
+    np.testing.assert_array_equal(scores.confusion.sum(1), expected)
+    check_network(tmp_path / "run", config)
+    config.data.classes = ("a", "c", "b")
+    with pytest.raises(UserError, match=r"data.classes is \('a', 'b', 'c'\) there and \('a', 'c', 'b'\) here"):
+        check_network(tmp_path / "run", config)
 
 
 def test_a_store_gives_the_batches_of_its_files(comma10k, tmp_path):

@@ -13,12 +13,13 @@ from tiny import tiny_config
 from cropjax import loop
 from cropjax import train as train_module
 from cropjax.checkpoint import Checkpoints
-from cropjax.config import build_augment, build_model, build_optimizer, build_source
+from cropjax.config import build_augment, build_model, build_objective, build_optimizer, build_source
 from cropjax.convert import torch_state, trained
 from cropjax.data.pipeline import train_batches
 from cropjax.depth import part
 from cropjax.errors import UserError
-from cropjax.evaluate import evaluate, make_score
+from cropjax.evaluate import evaluate
+from cropjax.inference import Inference
 from cropjax.loop import outlived
 from cropjax.models.layers import BatchNorm
 from cropjax.restore import restore_run
@@ -131,10 +132,10 @@ def test_the_average_is_what_is_evaluated(aided):
     mesh = make_mesh(data=1, space=-1)
     _, graph, state = restore_run(config, workdir, "latest", mesh)
     state["params"], state["ema"] = state["ema"], jax.tree.map(jnp.negative, state["params"])
-    score, source = make_score(graph, config, mesh), build_source(config, "eval")
+    inference, source = Inference(graph, config, mesh), build_source(config, "eval")
 
     def confusion(state):
-        return evaluate(score, state, source, config, mesh)[0]["whole"].confusion
+        return evaluate(inference, state, source, config, mesh).scores["whole"].confusion
 
     negative = {"params": state["ema"], "batch_stats": state["batch_stats"]}
     np.testing.assert_array_equal(confusion(state), confusion(negative))
@@ -200,7 +201,7 @@ def gradients(config, at_test=-1):
         for path, module in nnx.iter_modules(model):
             if isinstance(module, BatchNorm) and part(".".join(map(str, path)) + ".") <= at_test:
                 module.__class__ = NormAtTest
-        how = {"align_corners": False, "average": "all", "auxiliary_weight": config.loss.auxiliary_weight}
+        how = {"objective": build_objective(config), "auxiliary_weight": config.loss.auxiliary_weight}
         return segmentation_loss(model, images, labels, key=jax.random.key(0), **how)[0]
 
     return by_path(jax.jit(jax.grad(loss))(weights["params"]))

@@ -3,6 +3,7 @@
 import pytest
 
 from cropjax.config import NETWORKS, defaults
+from cropjax.data.labels import MOST_CLASSES
 from cropjax.errors import UserError
 from cropjax.models import mit, mscan
 from cropjax.validation import validate
@@ -146,6 +147,48 @@ def test_parts_of_another_network(network, other):
         line = mistake(config)
         assert f"model.name = {other!r} does not fit model.{part}" in line
         assert "config file" in line
+
+
+def folders(classes, colours=()):
+    config = defaults("segformer")
+    config.data.update(source="folders", classes=classes, colours=colours)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("classes", "colours", "wanted"),
+    [
+        ((), (), "data.classes = () must name two classes or more"),
+        (("crack",), (), "as in ('background', 'crack')"),
+        (("a", "b", "a"), (), "data.classes has 'a' twice"),
+        (("a", " "), (), "data.classes: ' ' is no name"),
+        (("a", 1), (), "data.classes: 1 is no name"),
+        (tuple(map(str, range(MOST_CLASSES + 1))), (), "data.classes has 255 names; 254 are the most"),
+        (("a", "b"), ((0, 0, 0),), "data.colours has 1 colours for the 2 names"),
+        (("a", "b"), ((0, 0, 0), (0, 0, 0)), "data.colours has (0, 0, 0) twice"),
+        (("a", "b"), ((0, 0, 0), (0, 0)), "data.colours: (0, 0) is no colour"),
+        (("a", "b"), ((0, 0, 0), (0, 0, 256)), "data.colours: (0, 0, 256) is no colour"),
+        (("a", "b"), ((0, 0, 0), "#ff0000"), "data.colours: ('#ff0000',) is no colour"),
+        (("a", "b", "c"), (64, 32, 32), "data.colours: (64,) is no colour"),
+    ],
+)
+def test_classes_of_folders(classes, colours, wanted):
+    assert wanted in mistake(folders(classes, colours))
+
+
+@pytest.mark.parametrize("field", ["classes", "colours"])
+def test_classes_of_another_source(field):
+    config = defaults("segformer")
+    config.data[field] = ("a", "b")
+    assert "are for data.source = 'folders'; cityscapes has classes of its own" in mistake(config)
+
+
+def test_weights_are_as_many_as_the_classes_of_folders():
+    config = folders(("a", "b"), ((0, 0, 0), (255, 255, 255)))
+    config.loss.class_weights = (1.0, 2.0)
+    assert validate(config) is config
+    config.loss.class_weights = (1.0,)
+    assert "1 weights for the 2 classes of folders" in mistake(config)
 
 
 def test_a_batchnorm_group_does_not_span_parts_of_a_batch():

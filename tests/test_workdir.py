@@ -9,7 +9,15 @@ from ml_collections import ConfigDict
 
 from cropjax.config import defaults
 from cropjax.errors import UserError
-from cropjax.workdir import _locked, add_rollback, data_position, forget_rollbacks, load_config, prepare
+from cropjax.workdir import (
+    _locked,
+    add_rollback,
+    check_network,
+    data_position,
+    forget_rollbacks,
+    load_config,
+    prepare,
+)
 
 
 def config(**changes):
@@ -149,6 +157,18 @@ def test_a_run_from_before_a_field_was_there_goes_on(tmp_path):
     run.train.accumulate = 2
     with pytest.raises(UserError, match=r"train\.accumulate is 1 there and 2 here"):
         prepare(tmp_path, run)
+
+
+def test_a_run_from_before_there_were_classes_is_of_the_same_network(tmp_path):
+    run = defaults("pspnet")
+    prepare(tmp_path, run).close()
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["data"]["classes"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    check_network(tmp_path, run)
+    run.data.update(source="folders", classes=("a", "b"))
+    with pytest.raises(UserError, match=r"data\.classes is \(\) there and \('a', 'b'\) here; data\.source is"):
+        check_network(tmp_path, run)
 
 
 def test_rollbacks_count_where_the_run_goes_on_after_them(tmp_path):

@@ -28,6 +28,18 @@ def comma10k_tree(root, labels):
     return root
 
 
+def folders_tree(root, counts, num_classes, colours=(), size=(20, 40)):
+    """`counts` {split: images} of noise, their labels ids with some 255, or in `colours`; returns `root`."""
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for i in range(count):
+            ids = rng.integers(0, num_classes, size)
+            label = np.array(colours)[ids] if colours else np.where(rng.random(size) < 0.1, 255, ids)
+            save(root / "images" / split / f"{i:04d}.png", rng.integers(0, 256, (*size, 3)))
+            save(root / "labels" / split / f"{i:04d}.png", label)
+    return root
+
+
 def save(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path)

@@ -31,7 +31,7 @@ def self_contained(config):
     try:
         build_source(config, "train"), build_source(config, "eval")
     except UserError:
-        copy.data.source = "streets"
+        copy.data.update(source="streets", classes=(), colours=())
         copy.data.train_split, copy.data.eval_split = "train", "val"
     if not Path(config.init_from).is_file():
         copy.init_from = ""

@@ -14,10 +14,11 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from cropjax.data.labels import IGNORE, MOST_CLASSES
 from cropjax.errors import UserError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # 89 million: more is taken for a decompression bomb
-_UNKNOWN = 254  # marks what is no class; no data set here has so many
+_UNKNOWN = MOST_CLASSES  # marks what is no class
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -103,17 +104,22 @@ class Ids:
 
 
 class Colours:
-    """Reads label files that show classes in colours: `palette[i]` (r, g, b) is train id i. Alpha does not count."""
+    """Reads label files that show classes in colours: `palette[i]` (r, g, b) is train id i. Alpha does not count.
 
-    def __init__(self, palette: Sequence[tuple[int, int, int]]):
-        codes = _code(np.array(palette, np.uint8))
-        self._order = np.argsort(codes)
-        self._codes = codes[self._order]
+    Pixels of a colour in `ignored` are. A grey file, also of one bit, is read where a colour of the palette is a grey.
+    """
+
+    def __init__(self, palette: Sequence[tuple[int, int, int]], ignored: Sequence[tuple[int, int, int]] = ()):
+        codes = _code(np.array([*palette, *ignored], np.uint8))
+        order = np.argsort(codes)
+        self._codes = codes[order]
+        self._train_id = np.array([*range(len(palette)), *[IGNORE] * len(ignored)], np.uint8)[order]
+        self._modes = ["RGB", "RGBA", "P"] + ["L", "1"] * any(len(set(colour)) == 1 for colour in palette)
 
     def __call__(self, file) -> np.ndarray:
         """uint8 [h, w] train ids."""
         picture = open_picture(file, read_bytes(file))
-        if picture.mode not in ("RGB", "RGBA", "P"):
+        if picture.mode not in self._modes:
             raise UserError(f"{file}: an image of mode {picture.mode}; a label of this data set is in colours")
         codes = _code(np.asarray(picture.convert("RGB")))
         places = np.minimum(np.searchsorted(self._codes, codes), len(self._codes) - 1)
@@ -121,7 +127,7 @@ class Colours:
         if unknown.any():
             y, x = np.argwhere(unknown)[0]
             raise UserError(f"{file}: the colour #{codes[y, x]:06x} at row {y}, column {x} is no class's")
-        return self._order.astype(np.uint8)[places]
+        return self._train_id[places]
 
 
 def _code(colours: np.ndarray) -> np.ndarray:
@@ -138,7 +144,8 @@ def read_values(file) -> np.ndarray:
     picture = open_picture(file, data)
     if picture.mode not in ("L", "P"):
         raise UserError(
-            f"{file}: an image of mode {picture.mode}; a label has one 8-bit channel of class ids, not colours"
+            f"{file}: an image of mode {picture.mode}; a label has one 8-bit channel of class ids, not colours "
+            "(which data.source = 'folders' reads, see data.colours)"
         )
     return np.asarray(picture)
 

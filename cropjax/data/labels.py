@@ -8,7 +8,10 @@ import dataclasses
 
 import numpy as np
 
+from cropjax.errors import UserError
+
 IGNORE = 255
+MOST_CLASSES = 254  # 254 itself is what `files` marks unknown values with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,40 @@ class LabelSet:
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+
+def own_labels(classes, colours=()) -> LabelSet:
+    """The classes of a data set of one's own, `data.classes` and `data.colours`; `UserError` for what cannot be.
+
+    Without colours the palette is PASCAL VOC's from its second colour on (VOCcode/VOClabelcolormap.m of its development
+    kit): no two are the same, and none is black.
+    """
+    names, palette = tuple(classes), tuple(tuple(np.atleast_1d(colour).tolist()) for colour in colours)
+    if len(names) < 2:
+        raise UserError(
+            f"data.classes = {names} must name two classes or more, in the order of their ids: what is none of the "
+            "others is a class too, as in ('background', 'crack')"
+        )
+    if len(names) > MOST_CLASSES:
+        raise UserError(f"data.classes has {len(names)} names; {MOST_CLASSES} are the most")
+    for name in names:
+        if not (isinstance(name, str) and name.strip()):
+            raise UserError(f"data.classes: {name!r} is no name")
+        if names.count(name) > 1:
+            raise UserError(f"data.classes has {name!r} twice")
+    if palette and len(palette) != len(names):
+        raise UserError(f"data.colours has {len(palette)} colours for the {len(names)} names of data.classes")
+    for colour in palette:
+        if len(colour) != 3 or any(value not in range(256) for value in colour):
+            raise UserError(f"data.colours: {colour} is no colour; one is (red, green, blue), each of 0 to 255")
+        if palette.count(colour) > 1:
+            raise UserError(f"data.colours has {colour} twice")
+    return LabelSet(names, palette or tuple(_voc_colour(i + 1) for i in range(len(names))))
+
+
+def _voc_colour(i: int) -> tuple[int, int, int]:
+    """The bits of `i` go to red, green and blue in turn, the lowest to the highest."""
+    return tuple(sum((i >> 3 * k + channel & 1) << 7 - k for k in range(3)) for channel in range(3))
 
 
 # (name, id in the *_labelIds.png files, colour) in the order of the train ids, after Cordts et al. 2016.

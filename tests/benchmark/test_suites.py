@@ -13,6 +13,7 @@ from cropjax.benchmark.programs import Programs, count_flop
 from cropjax.benchmark.startup import CONFIG, self_contained
 from cropjax.benchmark.suites import SUITES, Session, _planned_bytes
 from cropjax.errors import UserError
+from cropjax.validation import validate
 
 
 @pytest.fixture(scope="module")
@@ -101,4 +102,6 @@ def test_a_config_that_starts_anywhere(tmp_path):
     alone = self_contained(config)
     assert (alone.data.source, alone.init_from) == ("streets", "")
     assert (config.data.source, config.init_from) == ("cityscapes", "nowhere.pth")
+    own = self_contained(tiny_config(source="folders", classes=("a", "b"), root=str(tmp_path)))
+    assert validate(own).data.source == "streets"
     compile(CONFIG.format(folder=str(tmp_path)), "startup.py", "exec")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from command import command
 from PIL import Image
-from trees import comma10k_tree
+from trees import comma10k_tree, folders_tree
 
 from cropjax.data.labels import COMMA10K
 from cropjax.panels import GAP
@@ -97,6 +97,21 @@ def test_sheets_show_crops_and_their_labels(comma10k):
     assert {tuple(colour) for colour in COMMA10K.palette} <= set(
         map(tuple, first.reshape(-1, 3).tolist())
     )  # the legend
+
+
+def test_folders(tmp_path):
+    root = folders_tree(tmp_path / "own", {"train": 3, "val": 2}, 2, size=(30, 40))
+    source = 'config.data.update(source="folders", classes=("road", "my car"))'
+    (tmp_path / "config.py").write_text(CONFIG.replace('config.data.source = "comma10k"', source))
+    done = run("check", root)
+    assert done.returncode == 0, done.stderr
+    assert "train: 3 images, 3 of 30x40; " in done.stdout
+    assert " 0.00 % ignored" not in done.stdout
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()[3:6]] == ["class", "road", "my car"]
+    done = run("browse", root, "--count=2", "--config.train.batch_size=2")
+    assert done.returncode == 0, done.stderr
+    shown = np.asarray(Image.open(tmp_path / "run/browse/000.png"))
+    assert {(128, 0, 0), (0, 128, 0)} <= set(map(tuple, shown.reshape(-1, 3).tolist()))  # the legend
 
 
 def test_a_split_without_images(comma10k):

@@ -19,6 +19,26 @@ def test_one_name_and_one_colour_a_class(label_set, count):
     assert palette.max() <= 255
 
 
+@pytest.mark.parametrize("count", [2, 21, labels.MOST_CLASSES])
+def test_classes_of_ones_own_have_colours_that_differ_and_are_not_black(count):
+    own = labels.own_labels([f"class {i}" for i in range(count)])
+    assert own.num_classes == count
+    assert len({*own.palette, (0, 0, 0)}) == count + 1
+    assert {value for colour in own.palette for value in colour} <= set(range(256))
+
+
+def test_the_drawn_colours_are_those_of_pascal_voc():
+    own = labels.own_labels([str(i) for i in range(20)])
+    expected = ((128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128), (128, 128, 128))
+    assert own.palette[:7] == expected  # aeroplane to car
+    assert own.palette[14] == (192, 128, 128)  # person
+    assert own.palette[19] == (0, 64, 128)  # television
+
+
+def test_classes_of_ones_own_keep_their_colours():
+    assert labels.own_labels(("a", "b"), ([0, 0, 0], [255, 255, 255])).palette == ((0, 0, 0), (255, 255, 255))
+
+
 def test_cityscapes_ids_map_in_order_onto_the_train_ids():
     table = labels.CITYSCAPES_TRAIN_ID
     evaluated = np.flatnonzero(table != labels.IGNORE)

@@ -11,13 +11,13 @@ from functools import partial
 import numpy as np
 import pytest
 from command import command
-from trees import cityscapes_tree
+from trees import cityscapes_tree, folders_tree
 
 from cropjax.data import prepare as module
 from cropjax.data.archives import members
-from cropjax.data.labels import CITYSCAPES
+from cropjax.data.labels import CITYSCAPES, own_labels
 from cropjax.data.prepare import prepare
-from cropjax.data.sources import Cityscapes, is_prepared
+from cropjax.data.sources import Cityscapes, Folders, is_prepared
 from cropjax.data.store import open_tfds
 from cropjax.errors import UserError
 
@@ -176,6 +176,41 @@ def test_an_existing_folder_is_left_alone(tree, tmp_path):
         prepare("cityscapes", tree, tmp_path / "out")
 
 
+OWN = ("road", "lane markings", "my car")
+COLOURS = ((64, 32, 32), (255, 0, 0), (204, 0, 255))
+
+
+@pytest.mark.parametrize("colours", [(), COLOURS], ids=["ids", "colours"])
+def test_folders(tmp_path, colours):
+    root = folders_tree(tmp_path / "own", {"train": 3, "val": 2}, 3, colours)
+    options = [f"--classes={','.join(OWN)}"] + ["--colours=402020,#FF0000,cc00ff"] * bool(colours)
+    done = command("cropjax.data.prepare", "--source=folders", f"--root={root}", *options)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "own-prepared"
+    assert done.stdout.endswith(f"--config.data.root={out} and the same data.classes\n")
+    labels = own_labels(OWN, colours)
+    for split in ("train", "val"):
+        stored, source = open_tfds(out, split, "folders", labels), Folders(root, split, OWN, colours)
+        assert stored.labels == source.labels
+        for record, expected in zip(stored, source, strict=True):
+            assert record["name"] == expected["name"]
+            np.testing.assert_array_equal(record["image"][:, :], expected["image"])
+            np.testing.assert_array_equal(record["label"][:, :], expected["label"])
+    with pytest.raises(UserError, match=r"has the classes road, lane markings, my car: set data.classes to them"):
+        open_tfds(out, "train", "folders", own_labels(OWN[::-1]))
+
+
+def test_what_was_begun_with_other_classes_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE", 1)
+    root = folders_tree(tmp_path / "own", {"train": 3}, 3)
+    broken = root / "labels/train/0002.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"0002.png: truncated"):
+        prepare("folders", root, tmp_path / "out", splits=("train",), classes=OWN)
+    with pytest.raises(UserError, match=r"out.partial: was begun from other files"):
+        prepare("folders", root, tmp_path / "out", splits=("train",), classes=OWN[::-1])
+
+
 def test_the_command(tree, tmp_path):
     run = partial(command, "cropjax.data.prepare")
     done = run("--source=cityscapes", f"--root={tree}", f"--out={tmp_path / 'out'}", "--splits=val")
@@ -190,7 +225,12 @@ def test_the_command(tree, tmp_path):
             f"--root={tree}",
             f"--out={tree}/gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds.png/y",
         ): "cropjax: /",
-        ("--source=ade20k",): "cropjax: --source='ade20k' is not one of cityscapes, camvid, comma10k",
+        ("--source=ade20k",): "cropjax: --source='ade20k' is not one of cityscapes, camvid, comma10k, folders",
+        ("--source=folders", f"--root={tree}"): "cropjax: --classes = () must name two classes or more",
+        ("--source=folders", "--classes=a,a"): "cropjax: --classes has 'a' twice",
+        ("--source=folders", "--classes=a,b", "--colours=red,402020"): "cropjax: --colours: 'red' is no colour",
+        ("--source=folders", "--classes=a,b", "--root=/none"): "cropjax: --root: there is no folder /none; data.source",
+        ("--source=camvid", "--classes=a,b"): "cropjax: --classes and --colours are for --source=folders",
         (): "cropjax: --source is missing",
         ("--source=camvid", "--config=x.py"): "cropjax: cannot use --source=camvid --config=x.py",
     }.items():

@@ -1,4 +1,4 @@
-"""Reading Cityscapes and CamVid trees, and what a user can get wrong in them."""
+"""Reading the trees of Cityscapes, CamVid and one's own, and what a user can get wrong in them."""
 
 import pickle
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from trees import folders_tree
 
 from cropjax.data import files, sources
 from cropjax.data.labels import CITYSCAPES_TRAIN_ID, IGNORE
@@ -197,6 +198,92 @@ def test_label_value_that_is_no_class(cityscapes, camvid):
 def test_colours_as_labels(camvid):
     write_rgb(camvid / "trainannot/b.png", rgb(0))
     assert "mode RGB" in error_of(lambda: sources.CamVid(camvid, "train")[1])
+
+
+def test_folders_of_ids(tmp_path):
+    values = np.arange(48).reshape(6, 8) % 3
+    values[0, 0] = IGNORE
+    for split in ("train", "val"):
+        write_rgb(tmp_path / f"images/{split}/b.png", rgb(0))
+        Image.fromarray(rgb(1)).save(tmp_path / f"images/{split}/a.JPG", format="jpeg")
+        Image.fromarray(rgb(1)).save(tmp_path / f"images/{split}/c.jpeg")
+        (tmp_path / f"images/{split}/notes.txt").write_text("not an image")
+        for name in "abc":
+            write_label(tmp_path / f"labels/{split}/{name}.png", values)
+    source = sources.Folders(tmp_path, "val", ("road", "lane", "car"))
+    assert [record["name"] for record in source] == ["a", "b", "c"]
+    assert source.labels.names == ("road", "lane", "car")
+    np.testing.assert_array_equal(source[1]["image"], rgb(0))
+    for record in source:
+        np.testing.assert_array_equal(record["label"], values)
+    again = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(again[2]["label"], values)
+    assert again.labels == source.labels
+
+
+@pytest.mark.parametrize("colours", [((64, 32, 32), (255, 0, 0)), ((255, 0, 0), (0, 0, 0))])
+def test_black_is_ignored_in_folders_of_colours_unless_it_is_a_class(tmp_path, colours):
+    folders_tree(tmp_path, {"train": 1}, 2, colours)
+    path = tmp_path / "labels/train/0000.png"
+    shown = np.asarray(Image.open(path)).copy()
+    shown[0, :3] = 0
+    write_rgb(path, shown)
+    black = colours.index((0, 0, 0)) if (0, 0, 0) in colours else IGNORE
+    expected = np.where((shown == colours[0]).all(-1), 0, 1)
+    expected[0, :3] = black
+    label = sources.Folders(tmp_path, "train", ("a", "b"), colours)[0]["label"]
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, expected)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_masks_of_black_and_white_are_colours(tmp_path, mode):
+    black_and_white = ((0, 0, 0), (255, 255, 255))
+    folders_tree(tmp_path, {"train": 1}, 2, black_and_white)
+    path = tmp_path / "labels/train/0000.png"
+    expected = np.asarray(Image.open(path))[..., 0] == 255
+    Image.open(path).convert(mode).save(path)
+    label = sources.Folders(tmp_path, "train", ("background", "crack"), black_and_white)[0]["label"]
+    np.testing.assert_array_equal(label, expected)
+
+
+def test_folders_of_another_layout_say_what_it_should_be(tmp_path):
+    layout = "data.source = 'folders' reads images/<split>/NAME.png (or .jpg, .jpeg) and labels/<split>/NAME.png"
+
+    def message(root=tmp_path / "own", split="train"):
+        text = error_of(lambda: sources.Folders(root, split, ("a", "b")))
+        assert text.startswith("data.root: ")
+        assert layout in text
+        return text
+
+    assert f"there is no folder {tmp_path / 'nowhere'};" in message(tmp_path / "nowhere")
+    write_rgb(tmp_path / "own/a.png", rgb(0))
+    assert f"there is no folder {tmp_path / 'own/images'};" in message()
+    write_rgb(tmp_path / "own/images/a.png", rgb(0))
+    assert f"{tmp_path / 'own/images'} has no folder 'train' (found: nothing);" in message()
+    write_rgb(tmp_path / "own/images/train/a.png", rgb(0))
+    assert f"there is no folder {tmp_path / 'own/labels'};" in message()
+    write_label(tmp_path / "own/labels/val/a.png", np.zeros((6, 8)))
+    assert f"{tmp_path / 'own/labels'} has no folder 'train' (found: val);" in message()
+    (tmp_path / "own/images/train/a.png").rename(tmp_path / "own/images/train/a.tif")
+    (tmp_path / "own/labels/val").rename(tmp_path / "own/labels/train")
+    assert f"no image in {tmp_path / 'own/images/train'};" in message()
+
+
+def test_folders_whose_files_do_not_fit(tmp_path):
+    folders_tree(tmp_path, {"train": 2}, 3)
+    message = error_of(lambda: list(sources.Folders(tmp_path, "train", ("a", "b"))))
+    assert "holds the value 2, which is no class; allowed are 0..1 and 255" in message
+    write_rgb(tmp_path / "labels/train/0000.png", rgb(0, 20, 40))
+    message = error_of(lambda: sources.Folders(tmp_path, "train", ("a", "b", "c"))[0])
+    assert message.startswith(str(tmp_path / "labels/train/0000.png"))
+    assert "mode RGB" in message
+    assert "see data.colours" in message
+    colours = ((64, 32, 32), (255, 0, 0))
+    message = error_of(lambda: sources.Folders(tmp_path, "train", ("a", "b"), colours)[1])
+    assert "an image of mode L; a label of this data set is in colours" in message
+    (tmp_path / "labels/train/0001.png").unlink()
+    assert "no label for 1 (0001) of 2 images" in error_of(lambda: sources.Folders(tmp_path, "train", ("a", "b")))
 
 
 @pytest.mark.parametrize("read", [files.read_image, files.read_values])

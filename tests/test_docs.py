@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from mmseg_files import THEIRS
 from trees import cityscapes_tree
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +50,7 @@ def test_commands(tmp_path):
     found = list(commands())
     assert found
     cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1}, size=(32, 64))
-    places = ("--workdir", "--weights", "--out", "--root")  # of the files that a command reads or leaves
+    places = ("--workdir", "--weights", "--out", "--root", "--mmseg_config")  # of files that a command reads or leaves
     data_root = "--config.data.root="
     for _, line in found:
         words = shlex.split(line)[1:]
@@ -60,6 +61,8 @@ def test_commands(tmp_path):
         few = [f"--config.{name}={value}" for name, value in fields.items()] if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
         moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
+        if "--mmseg_config" in moved:
+            Path(moved[moved.index("--mmseg_config") + 1]).write_text(THEIRS["deeplab_4xb2-x"])
         command = [sys.executable, *moved, *few]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{line}\n{result.stderr}"

@@ -278,12 +278,14 @@ class _Mapping:
                 "momentum": round(1 - norm.get("momentum", 0.1), 12),
                 "eps": norm.get("eps", 1e-5),
             }
-            of_all = of_all or ours
-            if ours != of_all:
+            if of_all is None:
+                of_all = ours
+                for ours, value in of_all.items():
+                    self.put(name, f"model.norm.{ours}", value)
+            elif ours == of_all:
+                self.out.same.append(name)
+            else:
                 self.leave(name, "BatchNorms are all alike here, model.norm")
-                continue
-            for ours, value in of_all.items():
-                self.put(name, f"model.norm.{ours}", value)
 
     def _group_norm(self, name):
         norm = self.take(name, {})

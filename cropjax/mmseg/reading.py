@@ -15,7 +15,7 @@ from pathlib import Path
 from cropjax.errors import UserError
 
 # All files of a config together; upstream's have 8 thousand characters and some 500 values.
-MOST_CHARACTERS, MOST_VALUES, MOST_NUMBER = 1 << 18, 100_000, 1 << 63
+MOST_CHARACTERS, MOST_VALUES, MOST_DEPTH, MOST_NUMBER = 1 << 18, 20_000, 50, 1 << 63
 MEND = 'in mmengine, Config.fromfile("theirs.py").dump("plain.py") writes a config out in literals'
 ARITHMETIC = {
     ast.Add: operator.add,
@@ -45,9 +45,18 @@ def read_config(path):
             base; or an absurd size.
     """
     try:
-        return _Reader().file(Path(path), ())
+        values = _Reader().file(Path(path), ())
+        _check_depth(values, MOST_DEPTH)
     except RecursionError:
-        raise UserError(f"{path}: its values are nested too deeply to be read; {MEND}") from None
+        raise UserError(f"{path}: values are nested more than {MOST_DEPTH} deep: is it a config?") from None
+    return values
+
+
+def _check_depth(value, most):
+    if most == 0:
+        raise RecursionError
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ():
+        _check_depth(part, most - 1)
 
 
 class _Reader:
@@ -138,7 +147,9 @@ class _File:
     def _value(self, node):
         self.spend(self.path)
         match node:
-            case ast.Constant(None | bool() | int() | float() | str() as value):
+            case ast.Constant(int() | float() as value) if abs(value) < MOST_NUMBER:
+                return value
+            case ast.Constant(None | str() as value):
                 return value
             case ast.List(nodes) | ast.Tuple(nodes):
                 return tuple(map(self._value, nodes))
@@ -147,7 +158,7 @@ class _File:
             case ast.Dict(keys, values):
                 keys = [None if key is None else self._value(key) for key in keys]
                 return self._dict(node, list(zip(keys, values, strict=True)))
-            case ast.Set([ast.Set([inner])]):  # {{_base_.name}}
+            case ast.Set([ast.Set([ast.Attribute() | ast.Subscript() as inner])]):  # {{_base_.name}}
                 return self._value(inner)
             case ast.Name() | ast.Attribute() | ast.Subscript():
                 return self._copy(self._found(node))

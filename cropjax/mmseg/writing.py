@@ -47,7 +47,7 @@ def write_config(mapped, path, out):
 def config_text(mapped, path, out):
     """The text of that file: the fields that differ from our defaults, under a docstring that says the rest."""
     network = mapped.config.model.name
-    imports, body = _body(mapped.config, network)
+    imports, body = _body(mapped.config, network, [ours for *_, ours, _ in mapped.moved])
     if mapped.weights:
         at = next(i for i, line in enumerate(body) if line.startswith("config.init_from"))
         body.insert(at, f"# {plain(mapped.weights)}"[: WIDTH - 4])
@@ -56,9 +56,8 @@ def config_text(mapped, path, out):
         "",
         f"    python -m cropjax.main --config {plain(str(out))}",
         "",
-        *_wrapped(f"Mapped: {', '.join(dict.fromkeys(plain(name) for name, *_ in mapped.moved))}.", ""),
-        *_wrapped(f"Always so here: {', '.join(map(plain, mapped.same))}.", ""),
         *_not_mapped(mapped),
+        *_wrapped(f"Mapped: {', '.join(_gathered(name for name, *_ in mapped.moved))}.", "  "),
     ]
     docstring = "\n".join(head).replace("\\", r"\\").replace('"""', r"\"\"\"")
     lines = [*imports, "", "", "def get_config():", *(f"    {line}" for line in body), "    return config"]
@@ -71,12 +70,22 @@ def _not_mapped(mapped):
         yield from _wrapped(f"  {plain(name)} = {shown(given)}: {why}", "    ")
 
 
+def _gathered(names):
+    """`a.b.c`, `a.b.d` as `a.b.{c, d}`, in order."""
+    groups = {}
+    for name in dict.fromkeys(map(plain, names)):
+        outer, _, last = name.rpartition(".")
+        groups.setdefault(outer, []).append(last)
+    for outer, last in groups.items():
+        yield f"{outer}.{{{', '.join(last)}}}" if len(last) > 1 else f"{outer}.{last[0]}".lstrip(".")
+
+
 def _wrapped(text, indent):
     return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
-def _body(config, network):
-    """Import lines, and those that make `config` of our defaults."""
+def _body(config, network, order):
+    """Import lines, and those that make `config` of our defaults, with the fields in `order`."""
     imports, body = ["from cropjax.config import defaults"], [f'config = defaults("{network}")']
     base = defaults(network)
     module, sizes = SIZES.get(network, ("", {}))
@@ -86,10 +95,10 @@ def _body(config, network):
             imports.append(f"from cropjax.models import {module}")
             body.append(f'config.model.backbone.update({module}.SIZES["{name}"])')
             base.model.backbone.update(size)
-    ours, theirs = _groups(config), _groups(base)
-    for group, fields in ours.items():
-        gone = theirs[group].keys() - fields.keys()
-        changed = {name: value for name, value in fields.items() if theirs[group].get(name) != value or gone}
+    base, place = _groups(base), {f"config.{field}": i for i, field in enumerate(order)}
+    for group, fields in _groups(config, place).items():
+        gone = base[group].keys() - fields.keys()
+        changed = {name: value for name, value in fields.items() if base[group].get(name) != value or gone}
         lines = _assignments(group, changed)
         if gone:  # another optimiser
             lines = [f"del {group}.{name}" for name in sorted(gone)] + lines
@@ -98,18 +107,23 @@ def _body(config, network):
     return imports, body
 
 
-def _groups(config):
-    """{"config.model.head": its fields that are no groups themselves}, in order."""
+def _groups(config, place=()):
+    """{"config.model.head": its fields that are no groups themselves}, those that have a `place` first and by it."""
     found = {}
 
     def walk(group, name):
-        found[name] = {key: value for key, value in group.items() if not isinstance(value, ConfigDict)}
         for key, value in group.items():
             if isinstance(value, ConfigDict):
                 walk(value, f"{name}.{key}")
+            else:
+                found[f"{name}.{key}"] = value
 
     walk(config, "config")
-    return found
+    groups = {}
+    for name in sorted(found, key=lambda name: place[name] if name in place else len(place)):
+        group, _, field = name.rpartition(".")
+        groups.setdefault(group, {})[field] = found[name]
+    return groups
 
 
 def _assignments(group, fields):

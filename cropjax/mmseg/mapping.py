@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cropjax.config import OPTIMIZERS, defaults, label_set
 from cropjax.errors import UserError
 from cropjax.mmseg import settings
+from cropjax.mmseg.reading import Unread
 from cropjax.mmseg.theirs import ABSENT, Theirs, shown
 from cropjax.models.mit import HEADS
 from cropjax.models.repeat import INPUTS
@@ -193,11 +194,9 @@ class _Mapping:
         self.out.same.append(f"{at}.num_heads")
         width = self.take(f"{at}.embed_dims", 64)
         self.put(f"{at}.embed_dims", "model.backbone.widths", tuple(width * count for count in heads))
-        norm = self.take(f"{at}.norm_cfg", {"type": "LN", "eps": 1e-6})
-        if norm.get("type") == "LN":
-            self.put(f"{at}.norm_cfg", "model.backbone.norm_eps", norm.get("eps", 1e-5))
-        else:
-            self.leave(f"{at}.norm_cfg", "the backbone has LayerNorms")
+        eps = 1e-5 if f"{at}.norm_cfg" in self.theirs else 1e-6  # of torch, and of the backbone
+        self.expect(f"{at}.norm_cfg.type", "LN", "LN", "the backbone has LayerNorms")
+        self.put(f"{at}.norm_cfg.eps", "model.backbone.norm_eps", self.take(f"{at}.norm_cfg.eps", eps))
 
     def head(self, network):
         at = "model.decode_head"
@@ -256,11 +255,11 @@ class _Mapping:
 
     def norms(self, network):
         """BatchNorms are all alike here; one that is not synchronised has a group a GPU."""
-        defaults = {"backbone": {"type": "BN"}, "decode_head": {}, "auxiliary_head": {}}
+        defaults = {"backbone": "BN", "decode_head": None, "auxiliary_head": None}
         if network == "segformer":
             del defaults["backbone"]
         if network == "segnext":
-            defaults["backbone"] = {"type": "SyncBN"}
+            defaults["backbone"] = "SyncBN"
             del defaults["decode_head"]
             self._group_norm("model.decode_head.norm_cfg")
         if not self.config.loss.auxiliary_weight:
@@ -268,20 +267,19 @@ class _Mapping:
         of_all = None
         for part, default in defaults.items():
             name = f"model.{part}.norm_cfg"
-            norm = self.take(name, default)
-            groups = {"SyncBN": 1, "BN": self._gpus() or 1}.get(norm.get("type"))
-            if groups is None or norm.get("requires_grad") is False:
-                self.leave(name, "it has BatchNorms, and they are trained")
+            kind = self.take(f"{name}.type", default)
+            groups = {"SyncBN": 1, "BN": self._gpus() or 1}.get(kind)
+            if groups is None:
+                self.take(name)
+                self.leave(name, "it has BatchNorms")
                 continue
-            ours = {
-                "groups": groups,
-                "momentum": round(1 - norm.get("momentum", 0.1), 12),
-                "eps": norm.get("eps", 1e-5),
-            }
+            self.expect(f"{name}.requires_grad", True, True, "norms are trained")
+            momentum = round(1 - self.take(f"{name}.momentum", 0.1), 12)
+            ours = {"type": groups, "momentum": momentum, "eps": self.take(f"{name}.eps", 1e-5)}
             if of_all is None:
                 of_all = ours
-                for ours, value in of_all.items():
-                    self.put(name, f"model.norm.{ours}", value)
+                for theirs, value in ours.items():
+                    self.put(f"{name}.{theirs}", f"model.norm.{'groups' if theirs == 'type' else theirs}", value)
             elif ours == of_all:
                 self.out.same.append(name)
             else:
@@ -439,6 +437,8 @@ class _Mapping:
         for name, ours in (("crop_size", "eval.window"), ("stride", "eval.stride")):
             if mode == "slide":
                 self.put(f"{at}.{name}", ours, self.pair(f"{at}.{name}"))
+            elif self.take(f"{at}.{name}") is not None:
+                self.out.idle.append(f"{at}.{name}")
         self.fix("val_evaluator", "val_evaluator")
         name = "default_hooks.checkpoint.save_best"
         best = self.take(name, "mIoU")
@@ -451,8 +451,10 @@ class _Mapping:
         for hook, ours in every.items():
             interval = self.take(f"{hook}.interval", self.get(ours))
             # Each evaluation saves as well, so that saves at evaluations alone say nothing against ours between them.
-            if hook.endswith("logger") or interval != self.config.eval.every:
+            if ours == "train.log_every" or interval != self.config.eval.every:
                 self.put(f"{hook}.interval", ours, interval)
+            else:
+                self.out.same.append(f"{hook}.interval")
         self.put("randomness.seed", "seed", self.take("randomness.seed", 0))
 
     def rest(self):
@@ -463,5 +465,7 @@ class _Mapping:
                 continue
             if any(name == idle or name.startswith(f"{idle}.") for idle in settings.OF_NO_MATTER):
                 self.out.idle.append(name)
+            elif isinstance(value, Unread):
+                self.leave(name, "it is no literal")
             else:
                 self.leave(name, next(why for start, why in settings.WHY.items() if name.startswith(start)))

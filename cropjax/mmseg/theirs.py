@@ -42,7 +42,7 @@ class Theirs:
         value = _look(self._left, name)
         if value is ABSENT:
             if isinstance(default, type):
-                raise UserError(f"{self.path}: there is no {name}, which such a config has; {MEND}")
+                raise UserError(f"{self.path}: there is no {name}, which a whole config of mmsegmentation 1.x has")
             return default
         outer, _, last = name.rpartition(".")
         del _look(self._left, outer)[last]

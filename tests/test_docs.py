@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmseg_files import THEIRS
 from tiny import tiny_config
 from trees import cityscapes_tree, comma10k_tree, folders_tree
 
@@ -68,7 +69,7 @@ def test_commands(tmp_path):
     assert found
     cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1}, size=(32, 64))
     folders_tree(tmp_path / "folders", {"train": 2, "val": 1}, 2, ((64, 32, 32), (204, 0, 255)))
-    places = ("--workdir", "--weights", "--out", "--root")  # of the files that a command reads or leaves
+    places = ("--workdir", "--weights", "--out", "--root", "--mmseg_config")  # of files that a command reads or leaves
     data_root = "--config.data.root="
     for line in found:
         words = shlex.split(line)[1:]
@@ -79,6 +80,8 @@ def test_commands(tmp_path):
         few = [f"--config.{name}={value}" for name, value in fields.items()] if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
         moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
+        if "--mmseg_config" in moved:
+            Path(moved[moved.index("--mmseg_config") + 1]).write_text(THEIRS["deeplab_4xb2-x"])
         result = run([*moved, *few], ROOT)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
 

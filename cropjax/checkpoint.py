@@ -196,6 +196,11 @@ class Checkpoints:
                     sealed.write_seal(self._copy_of(step), seal)
                 self._scores |= _score(step, seal, self._best)
 
+    def best_score(self) -> float:
+        """The largest finite value of the metric `best` that a checkpoint carries; nan if none does."""
+        self._read_scores(self.steps())
+        return max(self._scores.values(), default=math.nan)
+
     def wait(self) -> None:
         """Returns when nothing is under way any more; UserError if the last save is not on disk."""
         with self._everywhere():

@@ -14,7 +14,7 @@ import math
 import os
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from absl import flags
@@ -23,7 +23,6 @@ from cropjax import commandline
 from cropjax.errors import UserError
 from cropjax.workdir import compared, stored_fields, write_text
 
-OUT = flags.DEFINE_string("out", "comparison", "What is written, less .md, .csv and .png.")
 NONE = "—"
 
 
@@ -114,8 +113,8 @@ def plus_minus(values, digits):
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
-def read_run(folder, name):
-    """The `Run` in `folder`; UserError if there is none."""
+def read_run(folder):
+    """The `Run` in `folder`, which names it; UserError if there is none."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not the folder of a run (no config.json): leave it out")
@@ -130,12 +129,12 @@ def read_run(folder, name):
         if (score := line.get(f"eval/{fields['eval.best']}")) is not None:
             scores[step] = 100 * float(score)
     rate = statistics.median(rates.values()) if rates else math.nan
-    hours = _images(fields, losses, rates, rate) / 3600 if rates else math.nan
-    return Run(name, fields, _provenance(folder / "provenance.json"), scores, losses, rate, hours)
+    hours = _seconds(fields, losses, rates, rate) / 3600 if rates else math.nan
+    return Run(str(folder), fields, _provenance(folder / "provenance.json"), scores, losses, rate, hours)
 
 
-def _images(fields, losses, rates, rate):
-    """The seconds that the images of all steps took, each stretch between two log lines at its own rate."""
+def _seconds(fields, losses, rates, rate):
+    """What the images of all steps took, each stretch between two log lines at its own rate."""
     steps = sorted(losses)
     stretches = zip(steps, [0, *steps], strict=False)
     return sum((end - start) * fields["train.batch_size"] / rates.get(end, rate) for end, start in stretches)
@@ -164,17 +163,16 @@ def read_runs(folders):
     """The runs in `folders`, and a line on each folder that holds none; UserError if all hold none."""
     if not folders:
         raise UserError("no run is named: name their folders, as in `python -m cropjax.compare runs/*`")
-    folders = list(dict.fromkeys(Path(os.path.normpath(folder)) for folder in folders))
-    top = os.path.commonpath([folder.absolute().parent for folder in folders])
-    runs, passed_over = [], []
-    for folder in folders:
+    found, passed_over = {}, []
+    for path, folder in {os.path.abspath(folder): folder for folder in folders}.items():
         try:
-            runs.append(read_run(folder, os.path.relpath(folder.absolute(), top)))
+            found[path] = read_run(folder)
         except UserError as error:
             passed_over.append(str(error))
-    if not runs:
+    if not found:
         raise UserError(f"there is no run to compare: {'; '.join(passed_over)}")
-    return runs, passed_over
+    top = os.path.commonpath([os.path.dirname(path) for path in found])
+    return [replace(run, name=os.path.relpath(path, top)) for path, run in found.items()], passed_over
 
 
 # ------------------------------------------------------------------------------------------------------------- grouping
@@ -248,7 +246,7 @@ def table(groups):
             _span(run.best[1] for run in runs),
             plus_minus([run.last for run in runs], 2),
             plus_minus([run.rate for run in runs], 1),
-            plus_minus([run.hours for run in runs], 2),
+            plus_minus([run.hours for run in runs], 3),
         ])  # fmt: skip
     return rows
 
@@ -309,8 +307,8 @@ def as_csv(groups, names):
     return file.getvalue()
 
 
-def compare(folders):
-    """The command."""
+def compare(folders, out="comparison"):
+    """Prints the table of the runs in `folders`, and writes it with the plot to `out` and .md, .csv and .png."""
     from cropjax.curves import draw  # slow to import
 
     runs, passed_over = read_runs(folders)
@@ -321,15 +319,16 @@ def compare(folders):
     rows, remarks = table(groups), notes(runs, implied)
     print("\n".join([as_text(rows), "", *remarks]))
 
-    out = Path(OUT.value)
+    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture = out.with_name(f"{out.name}.png")
+    markdown, sheet, picture = (out.with_name(f"{out.name}.{end}") for end in ("md", "csv", "png"))
     page = "\n\n".join([as_markdown(rows), *remarks, f"![]({picture.name})"])
-    write_text(out.with_name(f"{out.name}.md"), f"{page}\n")
-    write_text(out.with_name(f"{out.name}.csv"), as_csv(groups, [*names, *implied]))
+    write_text(markdown, f"{page}\n")
+    write_text(sheet, as_csv(groups, [*names, *implied]))
     draw(groups, picture)
-    print(f"\n{out}.md, .csv and .png are written")
+    print(f"\n{markdown}, {sheet} and {picture} are written")
 
 
 if __name__ == "__main__":
-    commandline.run_without_config(compare, takes_arguments=True)
+    flags.DEFINE_string("out", "comparison", "What is written, less .md, .csv and .png.")
+    commandline.run_without_config(lambda folders: compare(folders, flags.FLAGS.out), takes_arguments=True)

@@ -199,12 +199,15 @@ class Loop:
 
     def _report(self, step, pictures, saved):
         results = summarize(self.scores)
-        per_class = {
-            f"{mode}/iou/{name}": value
+        values = {f"eval/{name}": value for name, value in results.items()}
+        values |= {
+            f"iou/{mode}/{name}": value
             for mode, scores in self.scores.items()
             for name, value in zip(self.class_names, scores.iou, strict=True)
         }
-        self.writer.write_scalars(step, {f"eval/{name}": value for name, value in (results | per_class).items()})
+        best = self.config.eval.best
+        values[f"best/{best}"] = np.fmax(results[best], self.checkpoints.best_score())
+        self.writer.write_scalars(step, values)
         if pictures:
             self.writer.write_images(step, {"eval/panels": contact_sheet(list(pictures.values()))[None]})
         self.say(f"step {step}: " + "  ".join(f"{name} {100 * value:.2f}" for name, value in results.items()))

@@ -198,8 +198,9 @@ class Checkpoints:
 
     def best_score(self) -> float:
         """The largest finite value of the metric `best` that a checkpoint carries; nan if none does."""
-        self._read_scores(self.steps())
-        return max(self._scores.values(), default=math.nan)
+        steps = self.steps()
+        self._read_scores(steps)
+        return max((self._scores[step] for step in steps if step in self._scores), default=math.nan)
 
     def wait(self) -> None:
         """Returns when nothing is under way any more; UserError if the last save is not on disk."""

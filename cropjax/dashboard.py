@@ -23,10 +23,10 @@ def introduce(writer, config):
 
 
 def layout(config):
-    """{category: {chart: patterns of the tags in it}}: all that `Loop` and `step.TrainMetrics` write, but `best/...`."""
+    """{category: {chart: patterns of the tags in it}} of what `Loop` and `TrainMetrics` write, but for `best/...`."""
     losses = {"loss": ["train/loss$"]}
     if config.loss.auxiliary_weight:
-        losses["loss of the decode head and of the auxiliary head"] = ["train/loss_decode$", "train/loss_auxiliary$"]
+        losses["parts of the loss"] = ["train/loss_"]
     speed = {"images per second": ["train/images_per_second$"]}
     if config.data.on_error == "skip":
         speed["training files passed over"] = ["train/skipped$"]

@@ -160,6 +160,7 @@ def test_keeps_the_best_and_the_latest_two_others(open_checkpoints, scores, kept
         checkpoints.close()
     assert names(checkpoints.folder) == [*map(str, kept), f"{kept[-1]}.copy"]
     reader = open_checkpoints()
+    np.testing.assert_equal(reader.best_score(), np.nan if best is None else float(np.float32(scores[best - 1])))
     assert reader.restore(TEMPLATE)[0] == kept[-1]
     if best is None:
         with pytest.raises(UserError, match=f"no checkpoint carries '{BEST}'"):

@@ -44,7 +44,7 @@ def test_the_layout_is_what_tensorboard_reads(tmp_path):
 )
 def test_every_curve_has_a_chart_and_every_chart_a_curve(network, on_error, auxiliary):
     config = tiny_config(network, on_error=on_error)
-    tags = {f"train/{name}" for name in TrainMetrics.__dataclass_fields__} | {"train/images_per_second"}
+    tags = {f"train/{name}" for name in TrainMetrics.__annotations__} | {"train/images_per_second"}
     tags |= reported(config).keys() - {"best/whole/miou"} | ({"train/skipped"} if on_error == "skip" else set())
     if not auxiliary:  # of one head, which are the whole and nothing
         tags -= {"train/loss_decode", "train/loss_auxiliary"}

@@ -58,6 +58,7 @@ def test_run_leaves_curves_pictures_and_a_checkpoint(finished):
     assert evaluation["step"] == 4
     assert evaluation["eval/slide/miou"] == pytest.approx(scores["slide"].summary["miou"])
     assert "iou/whole/road" in evaluation
+    assert evaluation["best/whole/miou"] == evaluation["eval/whole/miou"]
     assert final_state(config, workdir)[0] == 4
     assert not (workdir / "checkpoints" / "room").exists()
 

@@ -51,7 +51,7 @@ def main(logdir, out):
                 "--hide-scrollbars",
                 "--virtual-time-budget=20000",
             ]
-            options += [f"--window-size=1500,{height}", f"--screenshot={picture}"]
+            options += ["--virtual-time-budget=20000", f"--window-size=1500,{height}", f"--screenshot={picture}"]
             subprocess.run([browser, *options, f"{address}/#{tab}"], check=True, capture_output=True, timeout=120)
             print(picture)
 

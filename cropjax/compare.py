@@ -4,7 +4,7 @@
 
 prints the table and writes comparison.md, comparison.csv (one row a run, all digits) and comparison.png. Runs are
 compared by the score that their `eval.best` names. Runs that differ in `seed` alone are one row, mean ± standard
-deviation. Fields on which no result depends (`workdir.MAY_DIFFER`) are not compared, but for `train.steps`.
+deviation (n - 1). Fields on which no result depends (`workdir.MAY_DIFFER`) are not compared, but for `train.steps`.
 """
 
 import csv
@@ -116,9 +116,9 @@ def plus_minus(values, digits):
 def read_run(folder):
     """The `Run` in `folder`, which names it; UserError if there is none."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is not the folder of a run (no config.json): leave it out")
-    fields = stored_fields(folder)
+    fields = stored_fields(folder) if (folder / "config.json").is_file() else {}
+    if "eval.best" not in fields:
+        raise UserError(f"{folder} is not the folder of a run (no config.json of ours): leave it out")
     scores, losses, rates = {}, {}, {}
     for line in _lines(folder / "metrics.jsonl"):
         step = line["step"]
@@ -207,7 +207,7 @@ def grouped(runs, names):
         label = {short(name, names): shown(run.fields.get(name, NONE)) for name in names}
         groups.setdefault(tuple(label.items()), []).append(run)
     groups = [Group(members, dict(label)) for label, members in groups.items()]
-    return sorted(groups, key=lambda group: (math.isnan(group.best), -group.best, group.name))
+    return sorted(groups, key=lambda group: (math.inf if math.isnan(group.best) else -group.best, group.name))
 
 
 def short(name, names):
@@ -279,7 +279,7 @@ def _device(run):
 
 
 def as_text(rows):
-    """`rows` for a terminal: what is in columns is, but for the first, set to the right."""
+    """`rows` for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -28,8 +28,10 @@ GAP = 0.055  # between two labels, of the height of the axes
 def draw(groups, path):
     """Writes the PNG: a thin line a run, a thick one the mean of a group, whose label stands at its end."""
     colours = (COLOURS + MORE) * (1 + len(groups) // len(COLOURS + MORE))
+    texts = [f"{group.text}:  {group.score}" for group in groups]
+    size = 7.2 + 0.07 * max(map(len, texts)), max(5.4, 1.8 + 0.3 * len(groups))  # inches
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, max(5.4, 1.8 + 0.3 * len(groups))), layout="constrained", dpi=150)
+        figure = Figure(figsize=size, layout="constrained", dpi=150)
         scores, losses = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         ends = []
         for group, colour in zip(groups, colours, strict=False):
@@ -41,7 +43,7 @@ def draw(groups, path):
         losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         losses.yaxis.set_major_formatter("{x:g}")
         losses.yaxis.set_minor_locator(NullLocator())
-        label(scores, [f"{group.text}:  {group.score}" for group in groups], ends, colours)
+        label(scores, texts, ends, colours)
         temporary = path.with_name(path.name + ".tmp")
         figure.savefig(temporary, format="png")
     os.replace(temporary, path)

@@ -90,6 +90,12 @@ def test_a_run_that_has_just_begun_is_a_row(tmp_path):
     ]  # fmt: skip
 
 
+def test_those_without_a_score_come_last_by_name(tmp_path):
+    rates = {"d": 0.1, "a": 0.2, "c": 0.3}
+    folders = [run(tmp_path / name, **{"optim.lr": lr}) for name, lr in rates.items()]
+    assert compared(*folders, run(tmp_path / "e", {40: 0.5}))["run"] == ("e", "a", "c", "d")
+
+
 def test_the_line_in_which_a_run_was_killed_and_nan_count_for_nothing(tmp_path):
     folder = run(tmp_path / "a", {10: math.nan, 20: 0.5, 30: math.nan})
     with (folder / "metrics.jsonl").open("a") as file:
@@ -155,7 +161,10 @@ def test_the_command_writes_a_page_a_sheet_and_a_plot(tmp_path, capsys):
         "two.runs.csv", "two.runs.md", "two.runs.png",
     ]  # fmt: skip
     printed = capsys.readouterr()
-    assert f"passed over: {tmp_path / 'runs'} is not the folder of a run (no config.json): leave it out" in printed.err
+    assert (
+        f"passed over: {tmp_path / 'runs'} is not the folder of a run (no config.json of ours): leave it out"
+        in printed.err
+    )
     assert "b     0.5" in printed.out
     page = (tmp_path / "out" / "two.runs.md").read_text()
     assert "| b | 0.5 | 40 of 40 | 75.00 | 20 | 75.00 |" in page
@@ -179,8 +188,10 @@ def test_what_cannot_be_compared_is_named(tmp_path):
         read_runs([])
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"no run to compare: .*empty is not the folder of a run.*json is damaged"):
-        read_runs([tmp_path / "empty", tmp_path / "damaged"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"architectures": ["Segformer"]}')
+    with pytest.raises(UserError, match=r"no run to compare: .*empty is not .* a run.*json is damaged.*other is not"):
+        read_runs([tmp_path / "empty", tmp_path / "damaged", tmp_path / "other"])
 
 
 def test_the_command_line(tmp_path):

@@ -14,7 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-TABS = {"timeseries": 1000, "custom_scalars": 1700, "hparams": 700, "images": 1000, "text": 1000}  # height in pixels
+TABS = {"timeseries": 1000, "custom_scalars": 1900, "hparams": 700, "images": 1000, "text": 1000}  # height in pixels
 
 
 @contextlib.contextmanager

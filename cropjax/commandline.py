@@ -33,10 +33,16 @@ def run(command, *, joins=False):
     app.run(lambda _: _guarded(_start, command, joins), flags_parser=lambda argv: _guarded(_parse, argv))
 
 
-def run_without_config(command):
-    """As `run`, for a command whose flags say all: calls `command()`."""
+def run_without_config(command, *, takes_arguments=False):
+    """As `run`, for a command whose flags say all: calls `command()`.
+
+    One that `takes_arguments` is called as `command(arguments)`, with what else is on the command line.
+    """
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda _: _guarded(command), flags_parser=lambda argv: _guarded(_parse_flags, argv))
+    app.run(
+        lambda rest: _guarded(command, *([rest[1:]] if takes_arguments else [])),
+        flags_parser=lambda argv: _guarded(_parse_flags, argv, takes_arguments),
+    )
 
 
 def _guarded(function, *args):
@@ -60,12 +66,13 @@ def _guarded(function, *args):
         distributed.leave_after(error)
 
 
-def _parse_flags(argv):
+def _parse_flags(argv, takes_arguments):
+    flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(_one_line(error)) from error
-    if len(rest) > 1 or CONFIG.present or WORKDIR.present:
+    if (len(rest) > 1 and not takes_arguments) or CONFIG.present or WORKDIR.present:
         raise UserError(f"cannot use {' '.join(argv[1:])}: this command has flags of its own, see --help")
     return rest
 

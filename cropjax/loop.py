@@ -208,16 +208,19 @@ class Loop:
         return found is not None
 
     def _report(self, step, pictures, saved):
-        results, name = summarize(self.scores), self.config.eval.best
-        if results[name] > self.best_score:
-            self.best_score, self.best_step = results[name], step
+        results, best = summarize(self.scores), self.config.eval.best
+        if results[best] > self.best_score:
+            self.best_score, self.best_step = results[best], step
         ends = outlived(self.best_step, step, self.config.eval)
-        per_class = {
-            f"{mode}/iou/{name}": value
+        values = {f"eval/{name}": value for name, value in results.items()}
+        values |= {
+            f"iou/{mode}/{name}": value
             for mode, scores in self.scores.items()
             for name, value in zip(self.class_names, scores.iou, strict=True)
         }
-        self.writer.write_scalars(step, {f"eval/{name}": value for name, value in (results | per_class).items()})
+        if self.best_step:
+            values[f"best/{best}"] = self.best_score
+        self.writer.write_scalars(step, values)
         if pictures:
             self.writer.write_images(step, {"eval/panels": contact_sheet(list(pictures.values()))[None]})
         self.say(f"step {step}: " + "  ".join(f"{name} {100 * value:.2f}" for name, value in results.items()))
@@ -226,5 +229,5 @@ class Loop:
             add = partial(self.checkpoints.add_metrics, step, results, self.best_step)
             self._try_to(add, step, last=ends or step == self.total)
         if ends and step < self.total:
-            since = f"no {name} above that of step {self.best_step} since then"
+            since = f"no {best} above that of step {self.best_step} since then"
             self.say(f"step {step}: {since}, training ends (eval.stop_after = {self.config.eval.stop_after})")

@@ -53,13 +53,26 @@ def slide(forward, images, *, window, stride):
 def make_predict(graph, config, mesh):
     """`predict(weights, images, size, mode)` -> class ids uint8 [n,*size] of uint8 `images` [n,h,w,3].
 
+    Those of the largest of `make_logits`.
+    """
+    logits = make_logits(graph, config, mesh)
+
+    def predict(weights, images, size, mode):
+        return jnp.argmax(logits(weights, images, size, mode), -1).astype(jnp.uint8)
+
+    return predict
+
+
+def make_logits(graph, config, mesh):
+    """`logits(weights, images, size, mode)` -> [n,*size,k] of uint8 `images` [n,h,w,3].
+
     The network sees the image padded with zeros, at the right and the bottom, to multiples of `eval.size_divisor`.
-    The logits of `mode`, "whole" or "slide", are cut back and resized to `size` (height, width) before the largest is
-    taken. `size` and `mode` must be static where this is jitted.
+    The logits of `mode`, "whole" or "slide", are cut back and resized to `size` (height, width). `size` and `mode` must
+    be static where this is jitted.
     """
     align_corners = config.model.align_corners
 
-    def predict(weights, images, size, mode):
+    def full_size(weights, images, size, mode):
         model = merge_model(graph, weights)
 
         def forward(x):
@@ -75,7 +88,6 @@ def make_predict(graph, config, mesh):
             logits = slide(forward, x, window=tuple(config.eval.window), stride=tuple(config.eval.stride))
         else:
             logits = forward(x)
-        logits = resize_bilinear(logits[:, :h, :w], size, align_corners=align_corners)
-        return jnp.argmax(logits, -1).astype(jnp.uint8)
+        return resize_bilinear(logits[:, :h, :w], size, align_corners=align_corners)
 
-    return predict
+    return full_size

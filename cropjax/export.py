@@ -121,10 +121,11 @@ def to_onnx(network, weights, size):
     )
     graph = model.graph
     del graph.input[1:], graph.value_info[:]
-    used = {name for node in graph.node for name in node.input}
-    constants = (onnx.numpy_helper.from_array(x, name) for x, name in zip(leaves, names, strict=True) if name in used)
-    graph.initializer.extend(constants)
+    graph.initializer.extend(onnx.numpy_helper.from_array(x, name) for x, name in zip(leaves, names, strict=True))
     _pool_rows_and_columns(graph)
+    used = {name for node in graph.node for name in node.input}
+    for unused in [constant for constant in graph.initializer if constant.name not in used]:
+        graph.initializer.remove(unused)
     return model.SerializeToString()
 
 

@@ -30,6 +30,7 @@ from cropjax.workdir import write_bytes
 
 WEIGHTS_DTYPES = ("float32", "bfloat16", "int8")
 OUTPUTS = ("logits", "ids")
+OPSET = 21  # of ONNX: that of onnxruntime 1.18 and TensorRT 10
 # The largest difference between the logits of a file and of the network with the same weights, of the largest logit.
 BOUND = 1e-5
 
@@ -116,6 +117,7 @@ def to_onnx(network, weights, size):
         program,
         [image_form(size), *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)],
         model_name="cropjax",
+        opset=OPSET,
         input_names=["images", *names],
         output_names=["output"],
     )

@@ -57,6 +57,22 @@ class Compiled:
         return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
 
 
+def make_forward(graph, config, mesh):
+    """`forward(weights, images, valid=None)` -> logits [n,h,w,k] of uint8 images [n,h,w,3], float32 or better.
+
+    Past its `valid` rows and columns, int [n,2], an image is the mean colour: 0 where the network sees it.
+    """
+
+    def forward(weights, images, valid=None):
+        images = normalize(images, valid, jnp.dtype(config.eval.dtype))
+        with rows_split_over(mesh):
+            logits = merge_model(graph, weights)(split_rows(images)).logits
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return resize_bilinear(logits, images.shape[1:3], align_corners=config.model.align_corners)
+
+    return forward
+
+
 class Inference:
     """The network `graph` of a config at test, on the devices of `mesh`, which are all this process's.
 
@@ -70,13 +86,11 @@ class Inference:
         self._dtype = jnp.promote_types(jnp.dtype(config.eval.dtype), jnp.float32)
         self._with_room = set()
 
+        network = make_forward(graph, config, mesh)
+
         def forward(weights, windows, valid):
-            """Logits [...,h,w,k] of uint8 windows [...,h,w,3], past whose `valid` rows and columns nothing is."""
-            images = windows.reshape(-1, *windows.shape[-3:])
-            images = normalize(images, valid.reshape(-1, 2), jnp.dtype(config.eval.dtype))
-            with rows_split_over(mesh):
-                logits = merge_model(graph, weights)(split_rows(images)).logits
-            logits = resize_bilinear(logits.astype(self._dtype), images.shape[1:3], align_corners=align_corners)
+            """As `network`, of windows [...,h,w,3]."""
+            logits = network(weights, windows.reshape(-1, *windows.shape[-3:]), valid.reshape(-1, 2))
             return logits.reshape(*windows.shape[:-1], -1)
 
         def full_size(total, rows, columns, *, valid, size, mirrored=False):

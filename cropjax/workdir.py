@@ -251,9 +251,14 @@ def _write_json(path: Path, values: dict) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """All or nothing, also under a kill."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

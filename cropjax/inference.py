@@ -3,11 +3,17 @@
 Matches `mmseg/models/segmentors/encoder_decoder.py`. All functions run inside `jit`.
 """
 
+import math
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cropjax.config import label_set
+from cropjax.data.transforms import rescaled_size, resize_keep_ratio
+from cropjax.errors import UserError
 from cropjax.ops.normalize import normalize
 from cropjax.ops.resize import resize_bilinear
 from cropjax.sharding import rows_split_over, split_rows
@@ -50,16 +56,66 @@ def slide(forward, images, *, window, stride):
     return total / jnp.asarray(seen, total.dtype)
 
 
+class Inference:
+    """A network on images of any size [n,h,w,3], uint8 RGB, rescaled to `data.scale` as in evaluation."""
+
+    def __init__(self, graph, config, mesh):
+        self._scale = tuple(config.data.scale)
+        self._classes = label_set(config).num_classes
+        logits = make_logits(graph, config, mesh)
+        self._ids = jax.jit(make_predict(graph, config, mesh), static_argnums=(2, 3))
+        self._probabilities = jax.jit(lambda *args: jax.nn.softmax(logits(*args), -1), static_argnums=(2, 3))
+
+    def ids(self, weights, images, mode):
+        """Classes uint8 [n,h,w]."""
+        return self._ids(weights, self._at_scale(images), images.shape[1:3], mode)
+
+    def probabilities(self, weights, images, mode):
+        """float32 [n,h,w,k]."""
+        return self._probabilities(weights, self._at_scale(images), images.shape[1:3], mode)
+
+    def needed_bytes(self, size, mode):
+        """What the device needs, roughly, for one image of `size` (height, width)."""
+        pixels = math.prod(size) + math.prod(rescaled_size(size, self._scale))
+        return 8 * self._classes * pixels
+
+    def check_memory(self, size, mode):
+        """UserError if an image of `size` needs more memory than there is."""
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+        memory = memory or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if self.needed_bytes(size, mode) > memory:
+            raise UserError(
+                f"{size[0]}x{size[1]} pixels need about {self.needed_bytes(size, mode) >> 20} MiB of the "
+                f"{memory >> 20} MiB there are: cut it into parts"
+            )
+
+    def _at_scale(self, images):
+        return np.stack([resize_keep_ratio(image, self._scale) for image in np.asarray(images)])
+
+
 def make_predict(graph, config, mesh):
     """`predict(weights, images, size, mode)` -> class ids uint8 [n,*size] of uint8 `images` [n,h,w,3].
 
+    Those of the largest of `make_logits`.
+    """
+    logits = make_logits(graph, config, mesh)
+
+    def predict(weights, images, size, mode):
+        return jnp.argmax(logits(weights, images, size, mode), -1).astype(jnp.uint8)
+
+    return predict
+
+
+def make_logits(graph, config, mesh):
+    """`logits(weights, images, size, mode)` -> [n,*size,k] of uint8 `images` [n,h,w,3].
+
     The network sees the image padded with zeros, at the right and the bottom, to multiples of `eval.size_divisor`.
-    The logits of `mode`, "whole" or "slide", are cut back and resized to `size` (height, width) before the largest is
-    taken. `size` and `mode` must be static where this is jitted.
+    The logits of `mode`, "whole" or "slide", are cut back and resized to `size` (height, width). `size` and `mode` must
+    be static where this is jitted.
     """
     align_corners = config.model.align_corners
 
-    def predict(weights, images, size, mode):
+    def full_size(weights, images, size, mode):
         model = merge_model(graph, weights)
 
         def forward(x):
@@ -75,7 +131,6 @@ def make_predict(graph, config, mesh):
             logits = slide(forward, x, window=tuple(config.eval.window), stride=tuple(config.eval.stride))
         else:
             logits = forward(x)
-        logits = resize_bilinear(logits[:, :h, :w], size, align_corners=align_corners)
-        return jnp.argmax(logits, -1).astype(jnp.uint8)
+        return resize_bilinear(logits[:, :h, :w], size, align_corners=align_corners)
 
-    return predict
+    return full_size

@@ -149,7 +149,7 @@ def check_network(workdir: str | Path, config: ConfigDict) -> None:
     def network(fields):
         return {name: value for name, value in fields.items() if name.startswith("model.") or name == "data.source"}
 
-    _check_same(workdir, network(_fields(load_config(workdir))), network(_fields(config)))
+    _check_same(workdir, network(_completed(_fields(load_config(workdir)))), network(_fields(config)))
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
@@ -164,6 +164,22 @@ def load_config(workdir: str | Path) -> ConfigDict:
     if not isinstance(values, dict):
         raise UserError(f"{path} is damaged: restore it, or choose another --workdir")
     return ConfigDict(_with_tuples(values)).lock()
+
+
+def run_config(workdir: str | Path) -> ConfigDict:
+    """As `load_config`, with the fields that came later than the run, at their defaults: what builds its network."""
+    stored = load_config(workdir).to_dict()
+    network = stored.get("model", {}).get("name")
+    if network not in NETWORKS:
+        raise UserError(f"{workdir}/config.json has no model.name of {', '.join(NETWORKS)}: restore it")
+    return ConfigDict(_with_tuples(_filled_up(stored, defaults(network).to_dict()))).lock()
+
+
+def _filled_up(values, standard):
+    """`values` and what only `standard` has, also in the dicts within."""
+    if not (isinstance(values, dict) and isinstance(standard, dict)):
+        return values
+    return standard | {name: _filled_up(value, standard.get(name)) for name, value in values.items()}
 
 
 def _completed(stored):
@@ -240,9 +256,14 @@ def _write_json(path: Path, values: dict) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """All or nothing, also under a kill."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """All or nothing, also under a kill."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

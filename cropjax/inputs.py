@@ -27,28 +27,32 @@ from cropjax.errors import UserError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-_FRAME = "{name}_{index:06d}"
+_NUMBER = "######"  # of a frame, in the name of a video
 _WILD = re.compile(r"[*?\[]")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")  # what is wrong with a video is said once, by us
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """A file: `name` is what its outputs are called, a path without suffix."""
+    """A file: `name` is what its outputs are called, a path without suffix; `film_######` for the frames of a video."""
 
     path: Path
     name: str
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEOS
+        return _is_video(self.path)
 
     def names(self) -> list[str]:
         """Of its images; of a video's frames by what it says of itself, and one of a video that cannot be opened."""
         if not self.is_video:
             return [self.name]
         count = round(_capture(self.path).get(cv2.CAP_PROP_FRAME_COUNT))
-        return [_FRAME.format(name=self.name, index=index) for index in range(max(count, 1))]
+        return [self.frame(index) for index in range(max(count, 1))]
+
+    def frame(self, index: int) -> str:
+        """The name of a video's frame."""
+        return f"{self.name.removesuffix(_NUMBER)}{index:06d}"
 
 
 def find(arguments: Iterable[str], lines: Iterable[str], without: Path) -> list[Input]:
@@ -79,17 +83,18 @@ def _named(text, without):
         return _in_folder(path, path, without)
     if not path.exists():
         raise UserError(f"{text}: there is no such file or folder")
-    return [Input(path, path.stem)]
+    return [_input(path, path.stem)]
 
 
 def _matching(pattern, without):
     pattern = os.path.expanduser(pattern)
     fixed = _WILD.split(pattern)[0]
     root, found = Path(os.path.dirname(fixed)), []
-    for text in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(text)
-        if path.is_file() and _taken(path, without):
-            found.append(Input(path, str(path.relative_to(root).with_suffix(""))))
+    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
+        if path.is_dir() and "**" not in pattern:
+            found += _in_folder(path, root, without)
+        elif path.is_file() and _taken(path, without):
+            found.append(_below(root, path))
     if not found:
         raise UserError(f"{pattern}: no image or video matches")
     return found
@@ -101,7 +106,19 @@ def _in_folder(folder, root, without):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name).resolve() != without]
         paths = [Path(place, name) for name in files if not name.startswith(".")]
         found += [path for path in paths if _taken(path, without)]
-    return [Input(path, str(path.relative_to(root).with_suffix(""))) for path in sorted(found)]
+    return [_below(root, path) for path in sorted(found)]
+
+
+def _below(root, path):
+    return _input(path, str(path.relative_to(root).with_suffix("")))
+
+
+def _input(path, name):
+    return Input(path, f"{name}_{_NUMBER}" if _is_video(path) else name)
+
+
+def _is_video(path):
+    return path.suffix.lower() in VIDEOS
 
 
 def _taken(path, without):
@@ -109,18 +126,14 @@ def _taken(path, without):
 
 
 def _check_names(inputs):
-    taken = {}
-    films = {one.name for one in inputs if one.is_video}
+    taken, films = {}, {one.name for one in inputs if one.is_video}
     for one in inputs:
-        name = one.name
-        frame = re.fullmatch(r"(.*)_\d{6,}", name)
-        if frame and not one.is_video and frame[1] in films:
-            name = frame[1]
-        other = taken.setdefault(name, one)
+        as_frame = re.sub(r"\d{6}$", _NUMBER, one.name)
+        other = taken.setdefault(as_frame if as_frame in films else one.name, one)
         if other is not one and (other.is_video or one.is_video or other.name == one.name):
             raise UserError(
-                f"{other.path} and {one.path} would both be written as {name}: name the folder above them, or predict "
-                "them into two folders"
+                f"{other.path} and {one.path} would both be written as {one.name}: name the folder above them, or "
+                "predict them into two folders"
             )
 
 
@@ -158,7 +171,7 @@ def _frames(video, wanted):
     capture, index = _capture(video.path), 0
     said = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     while capture.grab():
-        name = _FRAME.format(name=video.name, index=index)
+        name = video.frame(index)
         index += 1
         if wanted(name, video.path):
             read, frame = capture.retrieve()

@@ -7,8 +7,10 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
-from trees import cityscapes_tree
+from test_inputs import film
+from trees import cityscapes_tree, save
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,7 +50,11 @@ def commands():
 def test_commands(tmp_path):
     found = list(commands())
     assert found
-    cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1}, size=(32, 64))
+    cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1, "test": 2}, size=(32, 64))
+    film(tmp_path / "film.mp4", 3)
+    for name in ("a.jpg", "berlin/b.png"):
+        save(tmp_path / "images" / name, np.random.default_rng(0).integers(0, 256, (30, 40, 3)))
+    arguments = ("images", "film.mp4", "cityscapes")  # how those begin that are no options
     places = ("--workdir", "--weights", "--out", "--root")  # of the files that a command reads or leaves
     data_root = "--config.data.root="
     for _, line in found:
@@ -60,6 +66,7 @@ def test_commands(tmp_path):
         few = [f"--config.{name}={value}" for name, value in fields.items()] if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
         moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
+        moved = [str(tmp_path / word) if word.split("/")[0] in arguments else word for word in moved]
         command = [sys.executable, *moved, *few]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
@@ -81,6 +88,9 @@ def test_links_and_targets_exist():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks(page):
+def test_python_blocks(page, saved_run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/demo").symlink_to(saved_run)
+    save(tmp_path / "street.jpg", np.random.default_rng(0).integers(0, 256, (30, 40, 3)))
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
-        subprocess.run([sys.executable, "-c", block], check=True)
+        subprocess.run([sys.executable, "-c", block], check=True, cwd=tmp_path)

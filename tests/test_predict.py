@@ -324,11 +324,11 @@ def test_a_run_must_be_named():
 
 
 def test_a_config_on_the_line_is_used_and_names_come_from_standard_input(saved_run, images, net, tmp_path):
-    line = (
-        f"cd {ROOT} && echo {images}/a.png | {sys.executable} -m cropjax.predict --workdir {saved_run} - --mode slide "
-    )
-    line += f"--config tests/tiny_run.py --config.eval.window=(40,40) --config.eval.stride=(40,40) --out {tmp_path}/out"
-    result = subprocess.run(["bash", "-c", line.replace("(", "'(").replace(")", ")'")], capture_output=True, text=True)
+    args = ["--workdir", saved_run, "-", "--mode", "slide", "--config", "tests/tiny_run.py", "--out", tmp_path / "out"]
+    args += ["--config.eval.window=(64,64)", "--config.eval.stride=(64,64)"]
+    command = [sys.executable, "-m", "cropjax.predict", *map(str, args)]
+    line = f"{images}/a.png\n"
+    result = subprocess.run(command, cwd=ROOT, input=line, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     mask = np.asarray(Image.open(tmp_path / "out/masks/a.png"))
     np.testing.assert_array_equal(mask, net(images / "a.png", mode="whole"))  # a window over the whole image

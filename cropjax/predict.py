@@ -31,27 +31,22 @@ from cropjax.outputs import Outputs, begin
 from cropjax.progress import Progress
 from cropjax.submission import check_labels, check_names
 
-OUT = flags.DEFINE_string("out", None, "The folder of the results; default: <workdir>/prediction.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "Whose weights: best, latest, or a step.")
-MODE = flags.DEFINE_string("mode", None, "How an image is looked at; default: the first of eval.modes.")
-PROBABILITIES = flags.DEFINE_bool("probabilities", False, "Write the probabilities of all classes too.")
-SUBMISSION = flags.DEFINE_bool("submission", False, "Write label ids for the Cityscapes server too.")
-
 
 def predict_run(config, workdir, arguments):
     """The command. Returns the exit status: 1 if there are images that could not be predicted."""
-    out, labels = Path(OUT.value or workdir / "prediction").expanduser(), label_set(config)
+    given, labels = flags.FLAGS, label_set(config)
+    out = Path(given.out or workdir / "prediction").expanduser()
     inputs = find(arguments, sys.stdin, out.resolve())
-    if SUBMISSION.value:
+    if given.submission:
         check_names(inputs, labels)
-    net = Network(config, workdir, CHECKPOINT.value)
-    mode = net.checked(MODE.value)
+    net = Network(config, workdir, given.checkpoint)
+    mode = net.checked(given.mode)
     begin(out, inputs, {"run": str(workdir.resolve()), "step": net.step, "mode": mode, "config": config.to_dict()})
-    outputs = Outputs(out, labels, probabilities=PROBABILITIES.value, submission=SUBMISSION.value)
+    outputs = Outputs(out, labels, probabilities=given.probabilities, submission=given.submission)
     outputs.write_legend()
     failed = predict(net, mode, inputs, outputs)
     print(f"{out}: {', '.join(outputs.kinds)} of step {net.step} of {workdir}, {mode}")
-    if SUBMISSION.value:
+    if given.submission:
         count = check_labels(outputs.of_all(inputs, "submission"))
         print(f"{out / 'submission'}: {count} files, read back: zip the folder for the server")
     if failed:
@@ -98,4 +93,9 @@ def predict(net, mode, inputs, outputs):
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "The folder of the results; default: <workdir>/prediction.")
+    flags.DEFINE_string("checkpoint", "best", "Whose weights: best, latest, or a step.")
+    flags.DEFINE_string("mode", None, "How an image is looked at; default: the first of eval.modes.")
+    flags.DEFINE_bool("probabilities", False, "Write the probabilities of all classes too.")
+    flags.DEFINE_bool("submission", False, "Write label ids for the Cityscapes server too.")
     commandline.run_on_run(predict_run)

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
-from trees import save
+from trees import film, save
 
 from cropjax.errors import UserError
 from cropjax.inputs import decoded, find, pictures
@@ -113,18 +112,6 @@ def test_a_video_and_an_image_may_have_one_name(tmp_path):
     save(tmp_path / "x.png", IMAGE)
     save(tmp_path / "y_000003.png", IMAGE)
     assert len(found(tmp_path)) == 3
-
-
-def film(path, frames, size=(32, 48)):
-    """A video whose frames are of one red each, lighter and lighter."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(
-        str(path), cv2.VideoWriter_fourcc(*"MJPG" if path.suffix == ".avi" else "mp4v"), 5, size[::-1]
-    )
-    assert writer.isOpened()
-    for index in range(frames):
-        writer.write(np.full((*size, 3), (0, 0, 20 * index % 256), np.uint8))
-    writer.release()
 
 
 def read(*arguments, wanted=lambda name, path: True):

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from command import Command, command
 from PIL import Image
-from test_inputs import film
-from trees import cityscapes_tree, save
+from trees import cityscapes_tree, film, save
 
 import cropjax
 from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID

@@ -1,5 +1,6 @@
 """Small data sets on disk, laid out as the real ones are."""
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -26,6 +27,18 @@ def comma10k_tree(root, labels):
         save(root / "imgs" / f"{name}.png", rng.integers(0, 256, (*label.shape, 3)))
         save(root / "masks" / f"{name}.png", np.array(COMMA10K.palette)[label])
     return root
+
+
+def film(path, frames, size=(32, 48)):
+    """A video whose frames are of one red each, lighter and lighter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*"MJPG" if path.suffix == ".avi" else "mp4v"), 5, size[::-1]
+    )
+    assert writer.isOpened()
+    for index in range(frames):
+        writer.write(np.full((*size, 3), (0, 0, 20 * index % 256), np.uint8))
+    writer.release()
 
 
 def save(path, pixels):

@@ -45,13 +45,31 @@ def run_without_config(command, *, takes_arguments=False):
     )
 
 
+def run_on_run(command):
+    """As `run`, for what is done with a run that is there: calls `command(config, workdir, arguments)`.
+
+    The arguments are the words that are no flags. Without --config it is the run's own, and --workdir names the run.
+    What `command` returns is the exit status; None is 0.
+    """
+    logging.set_verbosity(logging.WARNING)
+    app.run(
+        lambda rest: _guarded(_start, command, False, rest[1:]),
+        flags_parser=lambda argv: _guarded(_parse_on_run, argv),
+    )
+
+
+def complain(text):
+    """A line on standard error."""
+    print(f"cropjax: {_printable(text)}", file=sys.stderr)
+
+
 def _guarded(function, *args):
     try:
         return function(*args)
     except Stopped:
         sys.exit(int(os.environ.get("CROPJAX_SAVED_STATUS", 0)))
     except UserError as error:
-        print(f"cropjax: {_printable(str(error))}", file=sys.stderr)
+        complain(str(error))
         distributed.leave(2)
     except KeyboardInterrupt:
         print("cropjax: interrupted", file=sys.stderr)
@@ -88,6 +106,16 @@ def _parse(argv):
     return rest
 
 
+def _parse_on_run(argv):
+    with _what_is_wrong_with("config"):
+        rest = flags.FLAGS(argv)
+    if CONFIG.value is None and WORKDIR.value is None:
+        raise UserError("--workdir is missing: name the folder of a run, for example --workdir runs/demo")
+    if CONFIG.value is not None:
+        read_config(CONFIG)
+    return rest
+
+
 def read_config(flag):
     """The config of a flag for config files; UserError that says what is wrong with the file."""
     with _what_is_wrong_with(flag.name):
@@ -110,7 +138,7 @@ def _what_is_wrong_with(name):
         raise UserError(f"--{name}: {_where(error)}{_one_line(error)}") from error
 
 
-def _start(command, joins):
+def _start(command, joins, arguments=None):
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         # A device that waits for others holds a thread for each exchange that it has begun, and XLA has a thread a
         # device: one device with two of them leaves none for the last, and all wait for ever.
@@ -118,8 +146,9 @@ def _start(command, joins):
     import jax  # slow: not before the flags are known to be good
 
     from cropjax.validation import validate
+    from cropjax.workdir import run_config
 
-    config = validate(CONFIG.value)
+    config = validate(run_config(WORKDIR.value) if CONFIG.value is None else CONFIG.value)
     with distributed.together() if joins else contextlib.nullcontext():
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
         workdir = Path(
@@ -127,7 +156,7 @@ def _start(command, joins):
         )
         if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
             _cache_programs(workdir.absolute().parent / ".xla-cache")
-        command(config, workdir)
+        return command(config, workdir) if arguments is None else command(config, workdir, arguments)
 
 
 def _cache_programs(folder):

@@ -168,6 +168,22 @@ def load_config(workdir: str | Path) -> ConfigDict:
     return ConfigDict(_with_tuples(values)).lock()
 
 
+def run_config(workdir: str | Path) -> ConfigDict:
+    """As `load_config`, with the fields that came later than the run, at their defaults: what builds its network."""
+    stored = load_config(workdir).to_dict()
+    network = stored.get("model", {}).get("name")
+    if network not in NETWORKS:
+        raise UserError(f"{workdir}/config.json has no model.name of {', '.join(NETWORKS)}: restore it")
+    return ConfigDict(_with_tuples(_filled_up(stored, defaults(network).to_dict()))).lock()
+
+
+def _filled_up(values, standard):
+    """`values` and what only `standard` has, also in the dicts within."""
+    if not (isinstance(values, dict) and isinstance(standard, dict)):
+        return values
+    return standard | {name: _filled_up(value, standard.get(name)) for name, value in values.items()}
+
+
 def stored_fields(workdir: str | Path) -> dict:
     """`fields_of` the run in `workdir`, with those that came later than it, which had their defaults then."""
     stored = fields_of(load_config(workdir))
@@ -254,11 +270,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """As `write_text`."""
+def write_bytes(path: Path, data: bytes) -> None:
+    """All or nothing, also under a kill."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(content)
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -127,9 +127,10 @@ def _subject(config, workdir, crops, test_size):
     if workdir is not None:
         from cropjax.restore import restore_run
         from cropjax.sharding import make_mesh
+        from cropjax.step import weights_of
 
         step, graph, state = restore_run(config, workdir, CHECKPOINT, make_mesh(**config.mesh))
-        sets["trained"] = {part: jax.device_get(state[part]) for part in ("params", "batch_stats")}
+        sets["trained"] = jax.device_get(weights_of(state))
         sources.append(f"{workdir}, step {step}")
     about = {
         "config": name,

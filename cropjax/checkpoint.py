@@ -181,16 +181,18 @@ class Checkpoints:
             for leftover in self.folder.glob(pattern):
                 shutil.rmtree(leftover, ignore_errors=True)
 
-    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+    def add_metrics(self, step: int, metrics: dict[str, float], best_step: int | None = None) -> None:
         """Writes into the seal of `step`, all or nothing, what an evaluation of it has found.
 
-        UserError if the save has failed, or if this cannot be written.
+        `best_step` is the first step that had the best score up to now, if that is not `step`. UserError if the save
+        has failed, or if this cannot be written.
         """
         with self._everywhere():
             self._finish()
             if jax.process_index() == 0:
                 self._tidy_up()
-                seal = self._seal_of(step) | {"metrics": {name: float(value) for name, value in metrics.items()}}
+                metrics = {name: float(value) for name, value in metrics.items()}
+                seal = self._seal_of(step) | {"metrics": metrics, "best_step": step if best_step is None else best_step}
                 sealed.write_seal(self._path(step), seal)
                 if self._copy_of(step).exists():
                     sealed.write_seal(self._copy_of(step), seal)
@@ -269,6 +271,19 @@ class Checkpoints:
     def evaluated(self, step: int) -> bool:
         """Whether the checkpoint of `step` carries metrics; UserError if it is damaged."""
         return bool(self._seal_of(step)["metrics"])
+
+    def best_so_far(self, step: int) -> tuple[float, int]:
+        """The best score that the checkpoints up to `step` carry, and the first step that had it; (-inf, 0) for none.
+
+        All processes call it.
+        """
+        steps = [number for number in self.steps() if number <= step]
+        self._scores.clear()  # the first process may have written one anew
+        self._read_scores(steps)
+        best = self._best_of(steps)
+        found = (-math.inf, 0) if best is None else (self._scores[best], self._seal_of(best).get("best_step", best))
+        same(zlib.crc32(str(found).encode()), f"metrics in {self.folder}")
+        return found
 
     def _seal_of(self, step):
         path, copy = self._path(step), self._copy_of(step)

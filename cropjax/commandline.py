@@ -33,10 +33,34 @@ def run(command, *, joins=False):
     app.run(lambda _: _guarded(_start, command, joins), flags_parser=lambda argv: _guarded(_parse, argv))
 
 
-def run_without_config(command):
-    """As `run`, for a command whose flags say all: calls `command()`."""
+def run_without_config(command, *, takes_arguments=False):
+    """As `run`, for a command whose flags say all: calls `command()`.
+
+    One that `takes_arguments` is called as `command(arguments)`, with what else is on the command line.
+    """
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda _: _guarded(command), flags_parser=lambda argv: _guarded(_parse_flags, argv))
+    app.run(
+        lambda rest: _guarded(command, *([rest[1:]] if takes_arguments else [])),
+        flags_parser=lambda argv: _guarded(_parse_flags, argv, takes_arguments),
+    )
+
+
+def run_on_run(command):
+    """As `run`, for what is done with a run that is there: calls `command(config, workdir, arguments)`.
+
+    The arguments are the words that are no flags. Without --config it is the run's own, and --workdir names the run.
+    What `command` returns is the exit status; None is 0.
+    """
+    logging.set_verbosity(logging.WARNING)
+    app.run(
+        lambda rest: _guarded(_start, command, False, rest[1:]),
+        flags_parser=lambda argv: _guarded(_parse_on_run, argv),
+    )
+
+
+def complain(text):
+    """A line on standard error."""
+    print(f"cropjax: {_printable(text)}", file=sys.stderr)
 
 
 def _guarded(function, *args):
@@ -45,7 +69,7 @@ def _guarded(function, *args):
     except Stopped:
         sys.exit(int(os.environ.get("CROPJAX_SAVED_STATUS", 0)))
     except UserError as error:
-        print(f"cropjax: {_printable(str(error))}", file=sys.stderr)
+        complain(str(error))
         distributed.leave(2)
     except KeyboardInterrupt:
         print("cropjax: interrupted", file=sys.stderr)
@@ -60,12 +84,13 @@ def _guarded(function, *args):
         distributed.leave_after(error)
 
 
-def _parse_flags(argv):
+def _parse_flags(argv, takes_arguments):
+    flags.FLAGS.set_gnu_getopt()  # flags may follow arguments
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(_one_line(error)) from error
-    if len(rest) > 1 or CONFIG.present or WORKDIR.present:
+    if (len(rest) > 1 and not takes_arguments) or CONFIG.present or WORKDIR.present:
         raise UserError(f"cannot use {' '.join(argv[1:])}: this command has flags of its own, see --help")
     return rest
 
@@ -78,6 +103,16 @@ def _parse(argv):
         read_config(CONFIG)
     if len(rest) > 1:
         raise UserError(f"cannot use {' '.join(rest[1:])}: options begin with --, overrides are --config.field=value")
+    return rest
+
+
+def _parse_on_run(argv):
+    with _what_is_wrong_with("config"):
+        rest = flags.FLAGS(argv)
+    if CONFIG.value is None and WORKDIR.value is None:
+        raise UserError("--workdir is missing: name the folder of a run, for example --workdir runs/demo")
+    if CONFIG.value is not None:
+        read_config(CONFIG)
     return rest
 
 
@@ -103,7 +138,7 @@ def _what_is_wrong_with(name):
         raise UserError(f"--{name}: {_where(error)}{_one_line(error)}") from error
 
 
-def _start(command, joins):
+def _start(command, joins, arguments=None):
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         # A device that waits for others holds a thread for each exchange that it has begun, and XLA has a thread a
         # device: one device with two of them leaves none for the last, and all wait for ever.
@@ -111,8 +146,9 @@ def _start(command, joins):
     import jax  # slow: not before the flags are known to be good
 
     from cropjax.validation import validate
+    from cropjax.workdir import run_config
 
-    config = validate(CONFIG.value)
+    config = validate(run_config(WORKDIR.value) if CONFIG.value is None else CONFIG.value)
     with distributed.together() if joins else contextlib.nullcontext():
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
         workdir = Path(
@@ -120,7 +156,7 @@ def _start(command, joins):
         )
         if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
             _cache_programs(workdir.absolute().parent / ".xla-cache")
-        command(config, workdir)
+        return command(config, workdir) if arguments is None else command(config, workdir, arguments)
 
 
 def _cache_programs(folder):

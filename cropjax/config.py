@@ -21,6 +21,7 @@ from cropjax.data.sources import FILES, InMemory, is_prepared
 from cropjax.data.streets import Streets
 from cropjax.data.transforms import augment
 from cropjax.errors import UserError
+from cropjax.losses.objective import Objective
 from cropjax.models import mit, mscan
 from cropjax.models.deeplab import DeepLabV3PlusHead
 from cropjax.models.fcn import FCNHead
@@ -85,6 +86,14 @@ def defaults(network):
     loss.auxiliary_weight = 0.4 if cnn else 0.0  # 0 builds no auxiliary head
     # Weights of the classes: numbers, or by how often they occur in the training split ("log" or "median").
     loss.class_weights, loss.balance = (), "none"
+    # A head's loss is the sum of these, each so often; 0 leaves one out.
+    loss.terms = dict(cross_entropy=1.0, focal=0.0, dice=0.0, lovasz=0.0)
+    loss.label_smoothing = 0.0  # of cross entropy: the probability that is shared out among all classes
+    loss.focal = dict(gamma=2.0, alpha=0.5)
+    loss.dice = dict(activation="sigmoid")  # or "softmax"
+    # Hard pixels alone, of cross entropy and focal loss: at least min_kept an image, and all whose label has less than
+    # the probability threshold. min_kept=0 keeps every pixel; threshold=0 is upstream's None.
+    loss.ohem = dict(min_kept=0, threshold=0.0)
 
     config.data = data = ConfigDict()
     data.source = "cityscapes"
@@ -111,6 +120,7 @@ def defaults(network):
     else:
         config.optim = dict(name="adamw", lr=6e-5, min_lr=0.0, power=1.0, warmup_steps=1500, weight_decay=0.01)
         config.optim.rules = (("pos_block", 1.0, 0.0), ("norm", 1.0, 0.0), ("head", 10.0, 1.0))
+    config.optim.layer_decay = 1.0  # factor of the learning rate per block of depth, from the head down; see depth.py
     config.optim.update(OPTIMIZERS[config.optim.name])
     config.optim.shard_state = False  # split the optimiser's arrays over the devices of mesh.data
 
@@ -122,20 +132,30 @@ def defaults(network):
     # What the blocks of the backbone's four stages keep for the backward pass: "everything", "convolutions" or
     # "inputs". Less is less memory and a slower step, nothing else.
     train.keep = (EVERYTHING,) * 4
+    # Parts of the backbone that do not train: upstream's -1 (none), 0 (the stem), or k (the stem and stages 1 to k).
+    train.frozen_stages = -1
+    # Momentum m of an average of the weights, (1 - m) average + m weights a step, which is what is evaluated and
+    # converted; 0 keeps none. Upstream's EMAHook has 0.0002.
+    train.ema = 0.0
     train.log_every, train.checkpoint_every = 50, 1000
     train.on_nan = "stop"  # or "rollback": go on from the last checkpoint, past the images of the steps since
     train.patience = 45.0  # seconds: a step that takes longer, and ten times as long as any before it, hangs
 
     config.eval = ev = ConfigDict()
     ev.every = 8000 if cnn else 16_000
-    ev.modes = ("whole",)
+    ev.modes = ("whole",)  # and "slide", "whole_tta", "slide_tta": see inference.py
     ev.window, ev.stride = (769, 769), (513, 513)  # of slide
+    ev.blending = "flat"  # how much what a window says counts: the same everywhere, or a "gaussian" around its middle
+    ev.window_batch = 1  # windows that go through the network together
+    # Of the modes that end in _tta: the scales at which the image is looked at, and whether mirrored too.
+    ev.tta_scales, ev.tta_flip = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True
     ev.size_divisor = 32 if network == "segnext" else 1  # images are padded at the right and the bottom to multiples
     # (rows, columns) in pixels: at test the pooled branches of the CNNs see as much around each position, as in a crop.
     ev.pool_window = ()
     ev.batch_size = 1
     ev.dtype = "float32"  # also where training computes in another: upstream's mixed precision ends with the step
     ev.best = "whole/miou"
+    ev.stop_after = 0  # training ends after so many evaluations in a row without a better `best`; 0: never early
     ev.panels = 4
     ev.location_prior = 0  # also score each position's commonest class, counted in so many training images
 
@@ -163,16 +183,16 @@ def build_model(config):
     # A group never spans two parts of an accumulated batch; a network sees one part.
     norm = partial(BatchNorm, **{**c.norm, "groups": c.norm.groups // config.train.accumulate})
     check_keep(config.train.keep)
-    keep = tuple(config.train.keep)
+    how = {"keep": tuple(config.train.keep), "frozen_stages": config.train.frozen_stages}
     match c.name:
         case "pspnet":
-            backbone, head = ResNet(rng=rng, norm=norm, keep=keep, **c.backbone), partial(PSPHead, norm=norm)
+            backbone, head = ResNet(rng=rng, norm=norm, **how, **c.backbone), partial(PSPHead, norm=norm)
         case "deeplabv3plus":
-            backbone, head = ResNet(rng=rng, norm=norm, keep=keep, **c.backbone), partial(DeepLabV3PlusHead, norm=norm)
+            backbone, head = ResNet(rng=rng, norm=norm, **how, **c.backbone), partial(DeepLabV3PlusHead, norm=norm)
         case "segformer":
-            backbone, head = MiT(rng=rng, keep=keep, **c.backbone), partial(SegformerHead, norm=norm)
+            backbone, head = MiT(rng=rng, **how, **c.backbone), partial(SegformerHead, norm=norm)
         case "segnext":
-            backbone, head = MSCAN(rng=rng, norm=norm, keep=keep, **c.backbone), LightHamHead
+            backbone, head = MSCAN(rng=rng, norm=norm, **how, **c.backbone), LightHamHead
     if config.eval.pool_window:
         head = partial(head, pool_window=[cells_of(side, config) for side in config.eval.pool_window])
     classes = label_set(config).num_classes
@@ -183,10 +203,27 @@ def build_model(config):
     return Segmentor(backbone, head, auxiliary)
 
 
+def build_objective(config, class_weights=(), *, in_bands=True):
+    """What both heads are trained for; `class_weights` are those of `config.loss` unless given."""
+    c = config.loss
+    return Objective(
+        align_corners=config.model.align_corners,
+        average=c.average,
+        class_weights=tuple(class_weights or c.class_weights),
+        terms=c.terms.to_dict(),
+        label_smoothing=c.label_smoothing,
+        focal=c.focal.to_dict(),
+        dice=c.dice.to_dict(),
+        ohem=c.ohem.to_dict(),
+        in_bands=in_bands,
+    )
+
+
 def build_optimizer(config):
     """An optax transformation that gives the direction, and the schedule `step -> learning rate`."""
     c = config.optim
-    decay = {"weight_decay": c.weight_decay, "rules": c.rules}
+    decay = {"weight_decay": c.weight_decay, "rules": c.rules, "layer_decay": c.layer_decay}
+    decay["frozen_stages"] = config.train.frozen_stages
     match c.name:
         case "sgd":
             direction = optim.sgd(momentum=c.momentum, **decay)

@@ -2,10 +2,12 @@
 
     python -m cropjax.convert --config FILE --workdir RUN --out net.safetensors [--checkpoint best|latest|STEP]
     python -m cropjax.convert --config FILE --weights published.pth --out net.safetensors
+    python -m cropjax.convert --mmseg_config THEIRS.py --out configs/mine.py
 
 The first writes a trained run, the second what it read: the network of the config, or its backbone alone where the
 file has no more. Names and shapes are mmsegmentation's; with `model.head.style = "huggingface"` they are the Hugging
-Face hub's. A file that is there already is never overwritten.
+Face hub's. The third reads one of mmsegmentation's configs, which is not run, and writes ours; see `mmseg`. A file that
+is there already is never overwritten.
 """
 
 import json
@@ -24,10 +26,13 @@ from flax import nnx
 from cropjax import commandline, huggingface
 from cropjax.config import build_model
 from cropjax.errors import UserError
+from cropjax.mmseg.mapping import map_config
+from cropjax.mmseg.reading import read_config
+from cropjax.mmseg.writing import report, write_config
 from cropjax.names import PARTS, from_upstream, to_upstream, upstream_name
 from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh
-from cropjax.step import split_model
+from cropjax.step import split_model, weights_of
 from cropjax.weights import read_weights
 
 # What files hold besides the network: BatchNorm's counters, the classifier of an ImageNet network, and the bases that
@@ -224,18 +229,31 @@ def write_safetensors(path, state_dict, metadata):
 
 def convert(config, workdir, *, out, weights=None, checkpoint="best"):
     """Writes the weight file `weights`, or a checkpoint of the run in `workdir`, to the `.safetensors` file `out`."""
-    out = Path(out)
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out={out}: give a name that ends in .safetensors")
-    if out.exists():
-        raise UserError(f"--out={out} exists already: remove it, or name another")
-    if not out.parent.is_dir():
-        raise UserError(f"--out={out}: there is no folder {out.parent}; make it, or name another")
+    out = _new_file(out, ".safetensors")
     state_dict = published(config, weights) if weights else trained(config, workdir, checkpoint)
     if config.model.head.get("style") == "huggingface":
         state_dict = huggingface.to_hub(state_dict)
     write_safetensors(out, state_dict, {"config": json.dumps(config.to_dict()), "command": shlex.join(sys.argv)})
     print(f"{out}: {len(state_dict)} tensors of {', '.join(parts_of(state_dict))}")
+
+
+def convert_config(theirs, out):
+    """Writes mmsegmentation's config `theirs` as one of ours, the `.py` file `out`, and prints what became of it."""
+    theirs, out = Path(theirs), _new_file(out, ".py")
+    mapped = map_config(read_config(theirs), theirs)
+    write_config(mapped, theirs, out)
+    print(*report(mapped), f"{out}: written and valid, {len(mapped.left)} settings not mapped", sep="\n")
+
+
+def _new_file(out, suffix):
+    out = Path(out)
+    if out.suffix != suffix:
+        raise UserError(f"--out={out}: give a name that ends in {suffix}")
+    if out.exists():
+        raise UserError(f"--out={out} exists already: remove it, or name another")
+    if not out.parent.is_dir():
+        raise UserError(f"--out={out}: there is no folder {out.parent}; make it, or name another")
+    return out
 
 
 def published(config, path):
@@ -250,7 +268,7 @@ def published(config, path):
 def trained(config, workdir, which):
     """The state dict of a checkpoint of the run in `workdir`: "best", "latest" or a step, as text."""
     step, _, state = restore_run(config, workdir, which, make_mesh(data=-1, space=1))
-    return torch_state({kind: state[kind] for kind in ("params", "batch_stats")}, step)
+    return torch_state(weights_of(state), step)
 
 
 def _command(config, workdir):
@@ -262,8 +280,21 @@ def _command(config, workdir):
     convert(config, workdir, out=given.out, weights=given.weights, checkpoint=given.checkpoint)
 
 
+def _command_for_configs():
+    given = flags.FLAGS
+    if given.out is None:
+        raise UserError("--out is missing: name the config file to write, for example --out configs/mine.py")
+    if given.weights or given["checkpoint"].present:
+        raise UserError("--mmseg_config reads a config: leave out --weights and --checkpoint")
+    convert_config(given.mmseg_config, given.out)
+
+
 if __name__ == "__main__":
     flags.DEFINE_string("weights", None, "The weight file to convert; without it, a checkpoint of the run.")
     flags.DEFINE_string("checkpoint", "best", "Which one of the run: best, latest, or a step.")
-    flags.DEFINE_string("out", None, "The .safetensors file to write.")
-    commandline.run(_command)
+    flags.DEFINE_string("mmseg_config", None, "A config of mmsegmentation to convert, instead of weights.")
+    flags.DEFINE_string("out", None, "The file to write: .safetensors, or .py for a config.")
+    if any(word.lstrip("-").partition("=")[0] == "mmseg_config" for word in sys.argv[1:]):
+        commandline.run_without_config(_command_for_configs)
+    else:
+        commandline.run(_command)

@@ -201,6 +201,20 @@ def sum_over_processes(counts):
     return np.ascontiguousarray(halves).view(np.int64).sum(0).reshape(np.shape(counts))
 
 
+def union_over_processes(pairs):
+    """The set of all processes' pairs of numbers, of up to 32 bits and not negative. All call it."""
+    if not several():
+        return set(pairs)
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    most = multihost_utils.process_allgather(np.int32(len(pairs))).max()
+    ours = np.full((most, 2), -1, np.int32)
+    ours[: len(pairs)] = sorted(pairs)
+    everyones = multihost_utils.process_allgather(ours).reshape(-1, 2).tolist()
+    return {tuple(pair) for pair in everyones if pair[0] >= 0}
+
+
 def same(values, what: str) -> None:
     """Raises in every process if `values`, numbers of up to 32 bits, are not the same in all; all call it."""
     if several():

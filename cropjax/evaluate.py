@@ -1,48 +1,35 @@
-"""A split and a network -> one confusion matrix for each test mode, and what it says.
+"""A split and a network -> one confusion matrix for each test mode, what it says, and what it cannot say.
 
-`python -m cropjax.evaluate --config configs/demo.py --workdir runs/demo [--checkpoint best]`
+    python -m cropjax.evaluate --config configs/demo.py --workdir runs/demo [--checkpoint best]
+
+Prints a table for each mode, and writes what evaluation.py lists into the run's folder `evaluation`.
 """
 
-import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
-import cv2
 import jax
 import numpy as np
 from absl import flags
 
 from cropjax import commandline
 from cropjax.config import build_source, label_set
+from cropjax.data.ahead import usable_cores
 from cropjax.data.pipeline import eval_batches
-from cropjax.data.transforms import rescaled_size, resize
-from cropjax.distributed import sum_over_processes
-from cropjax.inference import make_predict
+from cropjax.details import Details
+from cropjax.distributed import sum_over_processes, union_over_processes
+from cropjax.evaluation import text_of, write_evaluation
+from cropjax.inference import Inference
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
 from cropjax.progress import Progress
 from cropjax.restore import restore_run
-from cropjax.sharding import batch_form, local_mesh, local_view, make_mesh, place_batch, replicated, split_batch
+from cropjax.sharding import local_mesh, local_view, make_mesh, place_batch, replicated
+from cropjax.step import weights_of
 from cropjax.watchdog import Watchdog
-from cropjax.workdir import write_text
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "What to evaluate: best, latest, or a step.")
-
-
-def make_score(graph, config, mesh):
-    """The jitted `(weights, batch, mode) -> (confusion int32 [k,k], class ids uint8 [n,h,w])`, on our own devices.
-
-    No process waits for another while it evaluates: their images may be of other sizes, and take other times.
-    """
-    here = local_mesh(mesh)
-    predict = make_predict(graph, config, here)
-    classes = label_set(config).num_classes
-
-    @partial(jax.jit, static_argnames="mode", out_shardings=(replicated(here), split_batch(here)))
-    def score(weights, batch, mode):
-        ids = predict(weights, batch["image"], batch["label"].shape[1:], mode)
-        return confusion_matrix(ids, batch["label"], classes), ids
-
-    return score
 
 
 def images_a_batch(config, mesh):
@@ -51,80 +38,102 @@ def images_a_batch(config, mesh):
     return -(-config.eval.batch_size // (devices * jax.process_count())) * devices
 
 
-def check_evaluation(score, template, source, config, mesh):
-    """Traces `score` on the shape of the first record, so that a window that cannot work raises before training."""
-    size = source[0]["label"].shape
-    image = (*rescaled_size(size, tuple(config.data.scale)), 3)
-    n, here = images_a_batch(config, mesh), local_mesh(mesh)
-    batch = batch_form(n, here, image=(image, np.uint8), label=(size, np.uint8))
-    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _weights(template))
-    for mode in config.eval.modes:
-        score.eval_shape(weights, batch, mode)
+def check_evaluation(inference, template, source, config):
+    """Traces the network on what it will see of the first record: a window that cannot work raises before training."""
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights_of(template))
+    inference.check(weights, source[0]["label"].shape, config.eval.modes)
 
 
-def _weights(state):
-    return {part: state[part] for part in ("params", "batch_stats")}
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    `scores` {mode: Scores}, `details` {mode: Details} and the images' `sizes` {(height, width)}, of all processes; of
+    the first images of this one `pictures` {name: uint8 [h,w',3]}, in the first mode.
+    """
+
+    scores: dict
+    details: dict
+    sizes: set
+    pictures: dict
 
 
-def evaluate(score, state, source, config, mesh, *, panels=0, stops=lambda: False):
-    """Scores the weights of `state` on every record of `source` under every mode of `eval.modes`.
+def evaluate(inference, state, source, config, mesh, *, panels=0, details=False, stops=lambda: False):
+    """Scores the weights of `state` on every record of `source` under every mode of `eval.modes`: an `Evaluation`.
 
-    Each process has every so many-th record, and all get the sum. `stops` is asked after every batch; where it says
-    yes in one process, all return None. One of several that gets no further for `data.patience` seconds ends itself.
-
-    Returns:
-        {mode: Scores}, and for the first `panels` records of this process {name: picture} of the first mode, uint8
-        [h,w',3].
+    `inference` is an `Inference` on this process's part of `mesh`. Each process has every so many-th record, and all
+    get the sum; `details`, which the processor counts while the device is at the next batch, if they are asked for.
+    `stops` is asked after every batch; where it says yes in one process, all return None. One of several that gets no
+    further for `data.patience` seconds ends itself.
     """
     labels, modes = label_set(config), config.eval.modes
     processes, here = jax.process_count(), local_mesh(mesh)
-    weights = local_view(_weights(state), mesh)
+    weights = local_view(weights_of(state), mesh)
     watchdog = Watchdog(config.data.patience, "data.patience")
     batches = eval_batches(
         source,
-        scale=tuple(config.data.scale),
         batch_size=images_a_batch(config, mesh),
         process_index=jax.process_index(),
         process_count=processes,
         on_record=watchdog.beat,
     )
-    confusion = {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes}
-    pictures, done, pending, stopped = {}, 0, [], False
+    count = jax.jit(partial(confusion_matrix, num_classes=labels.num_classes), out_shardings=replicated(here))
+    found = Evaluation(
+        {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes},
+        {mode: Details.none(labels.num_classes) for mode in modes} if details else {},
+        set(),
+        {},
+    )
+    done, pending, stopped = 0, [], False
 
     def collect():
-        for mode, matrix in pending:
-            confusion[mode] += np.asarray(matrix)
+        for mode, matrix, of_images in pending:
+            found.scores[mode] += np.asarray(matrix)
+            for one in of_images:
+                found.details[mode] += one.result()
         pending.clear()
 
-    with Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress, watchdog:
+    with (
+        Progress(len(source), unit="image", label="evaluate", enabled=jax.process_index() == 0) as progress,
+        watchdog,
+        ThreadPoolExecutor(usable_cores(), thread_name_prefix="details") as threads,
+    ):
         watchdog.beat()
         for batch in batches:
-            placed = place_batch({k: batch[k] for k in ("image", "label")}, here)
+            label = place_batch({"label": batch["label"]}, here)["label"]
             with watchdog.pause():  # for what has a new size a program is compiled
-                found = {mode: score(weights, placed, mode) for mode in modes}
+                ids = {mode: inference.ids(weights, batch["image"], mode) for mode in modes}
+                matrices = {mode: count(ids[mode], label) for mode in modes}
             if not done:
                 with watchdog.pause(counts=True):
-                    jax.block_until_ready(found)
+                    jax.block_until_ready(matrices)
             collect()  # of the batch before this one: the device has work meanwhile
-            pending += [(mode, matrix) for mode, (matrix, _) in found.items()]
-            for i, name in enumerate(batch["names"][: panels - len(pictures)]):
-                ids = np.asarray(found[modes[0]][1][i])
-                pictures[name] = small_panel(batch["image"][i], batch["label"][i], ids, labels)
+            for mode, matrix in matrices.items():
+                pairs = zip(np.asarray(ids[mode]), batch["label"], strict=True) if details else ()
+                pending.append(
+                    (mode, matrix, [threads.submit(Details.of, *pair, labels.num_classes) for pair in pairs])
+                )
+            for i, name in enumerate(batch["names"][: panels - len(found.pictures)]):
+                prediction = np.asarray(ids[modes[0]][i])
+                found.pictures[name] = small_panel(batch["image"][i], batch["label"][i], prediction, labels)
+            found.sizes.add(batch["label"].shape[1:])
             done += len(batch["names"]) * processes
             progress.update(min(done, len(source)))
             watchdog.beat()
             if stopped := stops():
                 break
         collect()
-    total = sum_over_processes(np.stack([*confusion.values(), np.full_like(confusion[modes[0]], stopped)]))
+    total = sum_over_processes(np.stack([*found.scores.values(), np.full_like(found.scores[modes[0]], stopped)]))
     if total[-1].any():
         return None
-    return {mode: Scores.of(matrix) for mode, matrix in zip(modes, total, strict=False)}, pictures
+    return found._replace(
+        scores={mode: Scores.of(matrix) for mode, matrix in zip(modes, total, strict=False)},
+        details={mode: one.map(sum_over_processes) for mode, one in found.details.items()},
+        sizes=union_over_processes(found.sizes),
+    )
 
 
 def small_panel(image, label, ids, labels, *, width=512):
     """`panel` of one record, thinned out to `width` pixels at most a picture."""
-    image = resize(image, label.shape, cv2.INTER_LINEAR)
     every = -(-label.shape[1] // width)
     return panel(*(np.ascontiguousarray(x[::every, ::every]) for x in (image, label, ids)), labels)
 
@@ -135,31 +144,51 @@ def summarize(scores):
 
 
 def evaluate_run(config, workdir):
-    """The command: restores a checkpoint of the run, prints the tables and writes `<workdir>/evaluation.json`."""
+    """The command: restores a checkpoint of the run, prints the tables and writes `<workdir>/evaluation/`."""
     mesh = make_mesh(**config.mesh)
     step, graph, state = restore_run(config, workdir, CHECKPOINT.value, mesh)
     source = build_source(config, "eval")
-    scores, _ = evaluate(make_score(graph, config, mesh), state, source, config, mesh)
+    inference = Inference(graph, config, local_mesh(mesh))
+    scores, details, sizes, _ = evaluate(inference, state, source, config, mesh, details=True)
     if jax.process_index() != 0:
         return
     names = label_set(config).names
-    for mode, s in scores.items():
-        print(f"\n{workdir} step {step}, {config.data.eval_split} split, {len(source)} images, {mode}")
-        print(s.table(names))
-    report = {
-        mode: {
-            **{name: _number(value) for name, value in s.summary.items()},
-            "iou": {name: _number(value) for name, value in zip(names, s.iou, strict=True)},
-            "confusion": s.confusion.tolist(),
-        }
-        for mode, s in scores.items()
+    about = conditions(config, sizes) | {"run": str(workdir), "step": step, "images": len(source)}
+    print("\n" + text_of(scores, details, names, about))
+    write_evaluation(workdir / "evaluation", scores, details, names, about)
+    print(f"{workdir / 'evaluation'}: tables and pictures")
+
+
+def conditions(config, sizes):
+    """What `evaluation.sentences` says of a config's evaluation, of images of these `sizes`."""
+    data, ev = config.data, config.eval
+    notes = [
+        f"The network sees images fitted into {max(data.scale)} x {min(data.scale)} pixels (data.scale), "
+        f"padded to multiples of {ev.size_divisor} (eval.size_divisor)."
+    ]
+    if ev.pool_window:
+        notes.append(
+            "Pooled branches see {} x {} pixels around each position (eval.pool_window).".format(*ev.pool_window)
+        )
+    return {
+        "split": data.eval_split,
+        "dtype": ev.dtype,
+        "sizes": [list(size) for size in sorted(sizes)],
+        "modes": {mode: _how(mode, ev) for mode in ev.modes},
+        "notes": notes,
     }
-    write_text(workdir / "evaluation.json", json.dumps({"step": step, **report}, indent=1) + "\n")
 
 
-def _number(value):
-    """JSON has no nan: a class that neither occurs nor is predicted has null."""
-    return None if np.isnan(value) else float(value)
+def _how(mode, ev):
+    slides, tta = mode.startswith("slide"), mode.endswith("_tta")
+    averaged = [f"logits over windows, {ev.blending} blending"] * slides + ["softmax over views"] * tta
+    return {
+        "window": list(ev.window) if slides else None,
+        "stride": list(ev.stride) if slides else None,
+        "scales": list(ev.tta_scales) if tta else [1.0],
+        "flip": tta and ev.tta_flip,
+        "averaged": ", then ".join(averaged) or None,
+    }
 
 
 if __name__ == "__main__":

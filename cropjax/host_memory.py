@@ -31,7 +31,7 @@ class StepMemory:
         self.kept = False
         if jax.default_backend() == "cpu" and self._mallopt and self._trim and (plan := program.memory_analysis()):
             self._trim(0)  # what another program's steps worked in
-            self.kept = 2 * plan.temp_size_in_bytes < _available_bytes()
+            self.kept = 2 * plan.temp_size_in_bytes < available_bytes()
             self._mallopt(M_MMAP_MAX, 0 if self.kept else MANY)
             if self.kept:
                 self._mallopt(M_TRIM_THRESHOLD, KEEP_ALL)
@@ -68,7 +68,7 @@ def _glibc(name):
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
-def _available_bytes():
+def available_bytes():
     """Of the machine's memory or, in a container with a limit, of that."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     found = [int(lines["MemAvailable"].split()[0]) * 1024]

@@ -1,81 +1,271 @@
-"""From images of any size to full-size logits: the whole image at once, or a window that slides over it.
+"""From images of any size to a class for every pixel, in one of four modes.
 
-Matches `mmseg/models/segmentors/encoder_decoder.py`. All functions run inside `jit`.
+    whole                   the network sees the image at once
+    slide                   it sees windows of `eval.window`, `eval.stride` apart, and what they say is blended
+    whole_tta, slide_tta    either at each of `eval.tta_scales`, with `eval.tta_flip` mirrored too; softmax averaged
+
+Matches mmsegmentation's `models/segmentors/encoder_decoder.py` and `seg_tta.py`. Little depends on an image's size: a
+sum of windows, a resize. The network is compiled once for all images that are as large as a window; smaller ones it
+sees in windows of their own size, as upstream has it.
 """
 
+import math
+from collections import Counter, OrderedDict
+from functools import partial
+
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from cropjax.config import label_set
+from cropjax.data.transforms import rescaled_size, resize
+from cropjax.errors import UserError
+from cropjax.host_memory import available_bytes
 from cropjax.ops.normalize import normalize
 from cropjax.ops.resize import resize_bilinear
-from cropjax.sharding import rows_split_over, split_rows
+from cropjax.sharding import batch_form, place_batch, rows_split_over, split_batch, split_rows
 from cropjax.step import merge_model
+from cropjax.windows import Windows, add_windows
+
+MODES = ("whole", "slide", "whole_tta", "slide_tta")
+MOST_FORMS = 16  # of the arguments of each function: a folder may have images of thousands of sizes
 
 
-def window_starts(size, window, stride):
-    """First positions of the windows along one axis, int array; the last window is shifted back inside."""
-    count = max(size - window + stride - 1, 0) // stride + 1
-    return np.minimum(np.arange(count) * stride, max(size - window, 0))
+class Compiled:
+    """A function, compiled for each form of its arguments; the latest are kept. Keywords are static."""
+
+    def __init__(self, function, **how):
+        self.function, self._how, self._latest = function, how, OrderedDict()
+
+    def __call__(self, *arrays, **static):
+        return self.of(*arrays, **static)(*arrays)
+
+    def of(self, *arrays, **static):
+        """The `jax.stages.Compiled` for arrays, or forms of arrays, like these."""
+        key = (*((x.shape, x.dtype) for x in jax.tree.leaves(arrays)), *static.items())
+        if key not in self._latest:
+            self._latest[key] = jax.jit(partial(self.function, **static), **self._how).lower(*arrays).compile()
+            if len(self._latest) > MOST_FORMS:
+                self._latest.popitem(last=False)
+        self._latest.move_to_end(key)
+        return self._latest[key]
+
+    def bytes(self, *arrays, **static):
+        """What it takes while it runs, with its arguments and its result."""
+        plan = self.of(*arrays, **static).memory_analysis()
+        return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
 
 
-def slide(forward, images, *, window, stride):
-    """Logits [n,h,w,k] of normalised `images` [n,h,w,3], summed over windows and divided by how many saw the pixel.
+def make_forward(graph, config, mesh):
+    """`forward(weights, images, valid=None)` -> logits [n,h,w,k] of uint8 images [n,h,w,3], float32 or better.
 
-    `forward` gives logits at its input's size. An image smaller than the `window` (height, width) is seen in one window
-    of its own size.
+    Past its `valid` rows and columns, int [n,2], an image is the mean colour: 0 where the network sees it.
     """
-    n, h, w, _ = images.shape
-    rows, columns = min(window[0], h), min(window[1], w)
-    starts = np.stack(
-        np.meshgrid(window_starts(h, window[0], stride[0]), window_starts(w, window[1], stride[1]), indexing="ij"),
-        -1,
-    ).reshape(-1, 2)
-    seen = np.zeros((1, h, w, 1))
-    for y, x in starts:
-        seen[:, y : y + rows, x : x + columns] += 1
-    if len(starts) == 1:
-        return forward(images)
 
-    def add(total, start):
-        y, x = start
-        logits = forward(lax.dynamic_slice(images, (0, y, x, 0), (n, rows, columns, 3)))
-        corner = (0, y, x, 0)
-        patch = lax.dynamic_slice(total, corner, logits.shape)
-        return lax.dynamic_update_slice(total, patch + logits, corner), None
+    def forward(weights, images, valid=None):
+        images = normalize(images, valid, jnp.dtype(config.eval.dtype))
+        with rows_split_over(mesh):
+            logits = merge_model(graph, weights)(split_rows(images)).logits
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return resize_bilinear(logits, images.shape[1:3], align_corners=config.model.align_corners)
 
-    logits = jax.eval_shape(forward, images)
-    total, _ = lax.scan(add, jnp.zeros(logits.shape, logits.dtype), jnp.asarray(starts))
-    return total / jnp.asarray(seen, total.dtype)
+    return forward
 
 
-def make_predict(graph, config, mesh):
-    """`predict(weights, images, size, mode)` -> class ids uint8 [n,*size] of uint8 `images` [n,h,w,3].
+class Inference:
+    """The network `graph` of a config at test, on the devices of `mesh`, which are all this process's.
 
-    The network sees the image padded with zeros, at the right and the bottom, to multiples of `eval.size_divisor`.
-    The logits of `mode`, "whole" or "slide", are cut back and resized to `size` (height, width) before the largest is
-    taken. `size` and `mode` must be static where this is jitted.
+    `images` are NumPy's uint8 [n,h,w,3] RGB as a data set has them, n a multiple of `mesh`'s `data`. The network sees
+    them fitted into `data.scale`; in a `_tta` mode at scales of their own size, as upstream does. After normalising
+    they are padded with zeros, at the right and the bottom, to multiples of `eval.size_divisor`.
     """
-    align_corners = config.model.align_corners
 
-    def predict(weights, images, size, mode):
-        model = merge_model(graph, weights)
+    def __init__(self, graph, config, mesh):
+        self._config, self._mesh = config, mesh
+        self._dtype = jnp.promote_types(jnp.dtype(config.eval.dtype), jnp.float32)
+        self._with_room = set()
 
-        def forward(x):
-            with rows_split_over(mesh):
-                logits = model(split_rows(x)).logits
-            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-            return resize_bilinear(logits, x.shape[1:3], align_corners=align_corners)
+        network = make_forward(graph, config, mesh)
 
-        _, h, w, _ = images.shape
-        x = normalize(images, dtype=jnp.dtype(config.eval.dtype))
-        x = jnp.pad(x, ((0, 0), (0, -h % config.eval.size_divisor), (0, -w % config.eval.size_divisor), (0, 0)))
-        if mode == "slide":
-            logits = slide(forward, x, window=tuple(config.eval.window), stride=tuple(config.eval.stride))
-        else:
-            logits = forward(x)
-        logits = resize_bilinear(logits[:, :h, :w], size, align_corners=align_corners)
-        return jnp.argmax(logits, -1).astype(jnp.uint8)
+        def forward(weights, windows, valid):
+            """As `network`, of windows [...,h,w,3]."""
+            logits = network(weights, windows.reshape(-1, *windows.shape[-3:]), valid.reshape(-1, 2))
+            return logits.reshape(*windows.shape[:-1], -1)
 
-    return predict
+        def full_size(total, rows, columns, *, valid, size, mirrored=False):
+            """Logits [n,*size,k] of a sum over windows [n,h,w,k], in which a pixel counts `rows` times `columns`."""
+            logits = (total / (rows[:, None] * columns)[..., None])[:, : valid[0], : valid[1]]
+            logits = logits[:, :, ::-1] if mirrored else logits
+            return resize_bilinear(logits, size, align_corners=align_corners)
+
+        def softmax(*operands, **static):
+            return jax.nn.softmax(full_size(*operands, **static))
+
+        def ids(*operands, **static):
+            return largest(full_size(*operands, **static))
+
+        def largest(values):
+            return jnp.argmax(values, -1).astype(jnp.uint8)
+
+        align_corners, split = config.model.align_corners, {"out_shardings": split_batch(mesh)}
+        self._forward = Compiled(forward, **split)
+        self._zeros = Compiled(lambda *, shape: jnp.zeros(shape, self._dtype), **split)
+        self._add_windows = Compiled(add_windows, **split, donate_argnums=0)
+        self._softmax, self._ids, self._largest = (Compiled(f, **split) for f in (softmax, ids, largest))
+        self._add = Compiled(jnp.add, **split, donate_argnums=0)
+
+    def ids(self, weights, images, mode):
+        """Class ids uint8 [n,h,w], on the devices.
+
+        Raises:
+            UserError: the devices have not the memory; nothing was tried then.
+        """
+        self._need_room(weights, images.shape, mode)
+        if mode.endswith("_tta"):
+            return self._largest(self._sum_of_softmax(weights, images, mode))
+        return self._seen(self._ids, weights, self._fitted(images), images.shape[1:3], mode)
+
+    def probabilities(self, weights, images, mode):
+        """As `ids`, the probability of each class, float32 or better [n,h,w,k]."""
+        self._need_room(weights, images.shape, mode)
+        if mode.endswith("_tta"):
+            return self._sum_of_softmax(weights, images, mode) / len(self._views(images.shape[1:3]))
+        return self._seen(self._softmax, weights, self._fitted(images), images.shape[1:3], mode)
+
+    def check(self, weights, size, modes):
+        """Traces the network on what it sees of an image of `size`, for shapes alone: what cannot work raises now.
+
+        `weights` may be forms.
+        """
+        for mode in modes:
+            for function, forms, _ in self.calls(weights, (self._mesh.shape["data"], *size), mode):
+                jax.eval_shape(function, *forms)
+
+    def calls(self, weights, shape, mode):
+        """What the network does for `images` of that `shape`: (function, forms of its arguments, how many times)."""
+        n, *size = shape[:3]
+        for view, times in self._view_sizes(size, mode).items():
+            windows = self._windows(view, mode)
+            yield self._forward.function, (weights, *self._forms(n, windows)), times * len(list(self._groups(windows)))
+
+    def needed_bytes(self, weights, shape, mode):
+        """What the devices need at most for `images` of that `shape`, by the plans of the compiled programs."""
+        n, *size = shape[:3]
+        return max(self._bytes_of_view(weights, n, view, tuple(size), mode) for view in self._view_sizes(size, mode))
+
+    # ----------------------------------------------------------------------------------------------------------- views
+    def _views(self, size):
+        """The (height, width), and whether mirrored, of each view of a `_tta` mode."""
+        c = self._config.eval
+        sizes = [tuple(max(int(side * scale + 0.5), 1) for side in size) for scale in c.tta_scales]
+        return [(view, mirrored) for view in sizes for mirrored in ((False, True) if c.tta_flip else (False,))]
+
+    def _view_sizes(self, size, mode):
+        """{(height, width): how many views have it}."""
+        if mode.endswith("_tta"):
+            return Counter(view for view, _ in self._views(size))
+        return {rescaled_size(size, tuple(self._config.data.scale)): 1}
+
+    def _fitted(self, images):
+        return _resized(images, rescaled_size(images.shape[1:3], tuple(self._config.data.scale)))
+
+    def _sum_of_softmax(self, weights, images, mode):
+        total, size = None, images.shape[1:3]
+        for view, mirrored in self._views(size):
+            seen = _resized(images, view)[:, :, :: -1 if mirrored else 1]
+            found = self._seen(self._softmax, weights, seen, size, mode, mirrored=mirrored)
+            total = found if total is None else self._add(total, found)
+        return total
+
+    # --------------------------------------------------------------------------------------------------------- windows
+    def _windows(self, size, mode):
+        c = self._config.eval
+        padded = tuple(-(-side // c.size_divisor) * c.size_divisor for side in size)
+        if mode.startswith("slide"):
+            return Windows(padded, tuple(c.window), tuple(c.stride), c.blending)
+        return Windows(padded, padded, padded)
+
+    def _seen(self, finish, weights, images, size, mode, *, mirrored=False):
+        """What `finish` makes, at `size`, of the network's logits of `images` as they are."""
+        n, *valid = images.shape[:3]
+        windows = self._windows(valid, mode)
+        spare = ((0, padded - side) for padded, side in zip(windows.size, valid, strict=True))
+        images = np.pad(images, ((0, 0), *spare, (0, 0)))
+        how = {"valid": tuple(valid), "size": tuple(size), "mirrored": mirrored}
+        if len(windows.starts) == 1:
+            total = self._forward(weights, *self._placed(images, np.broadcast_to(np.int32(valid), (n, 2))))
+            return finish(total, *self._cast(map(np.ones, windows.size)), **how)
+        h, w = windows.window
+        total = self._zeros(shape=(n, *windows.size, self._classes))
+        for starts, count in self._groups(windows):
+            seen = np.stack([images[:, y : y + h, x : x + w] for y, x in starts], 1)
+            rest = np.broadcast_to(np.maximum(np.int32(valid) - starts, 0), (n, *starts.shape))
+            logits = self._forward(weights, *self._placed(seen, rest))
+            total = self._add_windows(total, logits, starts, np.int32(count), *self._cast(windows.weights))
+        return finish(total, *self._cast(windows.seen), **how)
+
+    def _groups(self, windows):
+        return windows.groups(self._config.eval.window_batch)
+
+    def _forms(self, n, windows):
+        """Those of what the network is given of `n` images at a time: one window of each, or a group of them."""
+        group = () if len(windows.starts) == 1 else (self._config.eval.window_batch,)
+        shapes = {"windows": ((*group, *windows.window, 3), np.uint8), "valid": ((*group, 2), np.int32)}
+        return batch_form(n, self._mesh, **shapes).values()
+
+    @property
+    def _classes(self):
+        return label_set(self._config).num_classes
+
+    def _cast(self, vectors):
+        return [vector.astype(self._dtype) for vector in vectors]
+
+    def _placed(self, windows, valid):
+        placed = place_batch({"windows": windows, "valid": valid}, self._mesh)
+        return placed["windows"], placed["valid"]
+
+    # ---------------------------------------------------------------------------------------------------------- memory
+    def _bytes_of_view(self, weights, n, view, size, mode):
+        windows = self._windows(view, mode)
+        total = jax.ShapeDtypeStruct((n, *windows.size, self._classes), self._dtype, sharding=split_batch(self._mesh))
+        forward = self._forward.bytes(weights, *self._forms(n, windows))
+        finish = (self._softmax if mode.endswith("_tta") else self._ids).bytes(
+            total, *self._cast(windows.seen), valid=tuple(view), size=size
+        )
+        pixels = math.prod(windows.size) * (len(windows.starts) > 1) + math.prod(size) * mode.endswith("_tta")
+        sums = self._dtype.itemsize * n // self._mesh.shape["data"] * pixels * self._classes
+        return max(forward + sums, finish)
+
+    def _free_bytes(self):
+        stats = self._mesh.local_devices[0].memory_stats()
+        return stats["bytes_limit"] - stats["bytes_in_use"] if stats else available_bytes()
+
+    def _need_room(self, weights, shape, mode):
+        """Asked once of each shape: what has not the memory it needs says so before it is tried."""
+        if (shape, mode) in self._with_room:
+            return
+        n, h, w = shape[:3]
+        free, here = self._free_bytes(), n // self._mesh.shape["data"]
+        needed = 2 * self._dtype.itemsize * here * h * w * self._classes  # the logits, and what is made of them
+        try:
+            if needed <= free:
+                needed = self.needed_bytes(weights, shape, mode)
+        except jax.errors.JaxRuntimeError as error:  # a GPU's compiler tries convolutions
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            needed = free + 1
+        if needed > free:
+            other = "cut it into parts" if mode.startswith("slide") else "take mode slide, or cut it into parts"
+            raise UserError(
+                f"{h}x{w} pixels, {mode}: {n} of them at once need {needed / 2**30:.1f} GiB of memory or more, and "
+                f"{free / 2**30:.1f} are free; {other}"
+            )
+        self._with_room.add((shape, mode))
+
+
+def _resized(images, size):
+    """`images` [n,h,w,3] at `size`, as OpenCV does it bilinearly."""
+    if images.shape[1:3] == tuple(size):
+        return images
+    return np.stack([resize(image, size, cv2.INTER_LINEAR) for image in images])

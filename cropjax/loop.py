@@ -19,20 +19,26 @@ class NotFiniteError(UserError):
     """A loss or a norm became nan or infinite: (what and when, the step after which it was seen)."""
 
 
+def outlived(best_step, step, ev):
+    """Whether `ev.stop_after` evaluations, one each `ev.every` steps, have found nothing better than at `best_step`."""
+    return 0 < ev.stop_after * ev.every <= step - best_step
+
+
 def itstime(step, every, total):
     """Whether something that happens `every` so many steps, and after the last one, is due after `step` steps."""
     return step % every == 0 or step == total
 
 
 class Loop:
-    """From the `state` after step `start` to the last step, or to a signal.
+    """From the `state` after step `start` to the last step, to a signal, or to `eval.stop_after`.
 
     The order is a contract: step, log, save, evaluate. A checkpoint of step s holds the state after s steps, and the
     data go on from there; what the evaluation finds is added to it. So a run that was stopped in an evaluation has lost
     nothing, and begins with it.
 
-    `batches` gives (placed batch, records that were passed over for it), `score` is of `make_score`; `began` is when
-    the run did, in `time.monotonic`, and `say` prints. `scores` are those of the last evaluation, {mode: Scores}.
+    `batches` gives (placed batch, records that were passed over for it), `inference` is for this process; `began` is
+    when the run did, in `time.monotonic`, and `say` prints. `scores` are those of the last evaluation, {mode: Scores};
+    `best` is that of `Checkpoints.best_so_far`.
     """
 
     def __init__(
@@ -45,8 +51,9 @@ class Loop:
         batches,
         eval_source,
         class_names,
-        score,
+        inference,
         checkpoints,
+        best,
         preemption,
         watchdog,
         writer,
@@ -55,8 +62,9 @@ class Loop:
         say,
     ):
         self.config, self.mesh, self.start, self.state = config, mesh, start, state
-        self.batches, self.eval_source, self.class_names, self.score = batches, eval_source, class_names, score
+        self.batches, self.eval_source, self.class_names, self.inference = batches, eval_source, class_names, inference
         self.checkpoints, self.preemption, self.watchdog = checkpoints, preemption, watchdog
+        self.best_score, self.best_step = best
         self.writer, self.progress, self.began, self.say = writer, progress, began, say
         self.total, self.scores = config.train.steps, None
         self._merge = jax.jit(TrainMetrics.merge)
@@ -94,7 +102,7 @@ class Loop:
             self.progress.update(step)
         saved = self._save(step, last=stops or step == self.total) if saves else not new
         if evaluates and not stops:
-            stops = not self._evaluate(step, saved)
+            stops = not self._evaluate(step, saved) or outlived(self.best_step, step, self.config.eval)
         if stops:
             self.progress.update(step)
         return stops
@@ -179,8 +187,10 @@ class Loop:
     def _evaluate(self, step, saved):
         """Whether it came to its end, and not to a signal; `saved` says whether there is a checkpoint of `step`."""
         with self._pause():
+            if step > self.start:
+                self._memory.give_back()  # inference asks what is free
             found = evaluate(
-                self.score,
+                self.inference,
                 self.state,
                 self.eval_source,
                 self.config,
@@ -191,23 +201,33 @@ class Loop:
             if found is None:
                 self.preemption.stops = True
             else:
-                self.scores, pictures = found
-                self._report(step, pictures, saved)
+                self.scores = found.scores
+                self._report(step, found.pictures, saved)
             if step > self.start:
                 self._memory.give_back()
         return found is not None
 
     def _report(self, step, pictures, saved):
-        results = summarize(self.scores)
-        per_class = {
-            f"{mode}/iou/{name}": value
+        results, best = summarize(self.scores), self.config.eval.best
+        if results[best] > self.best_score:
+            self.best_score, self.best_step = results[best], step
+        ends = outlived(self.best_step, step, self.config.eval)
+        values = {f"eval/{name}": value for name, value in results.items()}
+        values |= {
+            f"iou/{mode}/{name}": value
             for mode, scores in self.scores.items()
             for name, value in zip(self.class_names, scores.iou, strict=True)
         }
-        self.writer.write_scalars(step, {f"eval/{name}": value for name, value in (results | per_class).items()})
+        if self.best_step:
+            values[f"best/{best}"] = self.best_score
+        self.writer.write_scalars(step, values)
         if pictures:
             self.writer.write_images(step, {"eval/panels": contact_sheet(list(pictures.values()))[None]})
         self.say(f"step {step}: " + "  ".join(f"{name} {100 * value:.2f}" for name, value in results.items()))
         self.writer.flush()
         if saved:
-            self._try_to(partial(self.checkpoints.add_metrics, step, results), step, last=step == self.total)
+            add = partial(self.checkpoints.add_metrics, step, results, self.best_step)
+            self._try_to(add, step, last=ends or step == self.total)
+        if ends and step < self.total:
+            since = f"no {best} above that of step {self.best_step} since then"
+            self.say(f"step {step}: {since}, training ends (eval.stop_after = {self.config.eval.stop_after})")

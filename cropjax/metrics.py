@@ -41,25 +41,28 @@ class Scores:
         """mIoU, mAcc and aAcc by the names under which they are logged; nan where no pixel was labelled."""
         total = self.confusion.sum()
         return {
-            "miou": _mean(self.iou),
-            "macc": _mean(self.accuracy),
+            "miou": mean_of_known(self.iou),
+            "macc": mean_of_known(self.accuracy),
             "aacc": float(np.trace(self.confusion) / total) if total else float("nan"),
         }
 
-    def table(self, names):
-        """Per-class IoU and accuracy in percent, then the summary, as lines of text."""
+    def table(self, names, boundary_iou=None):
+        """Per-class IoU, accuracy and, if given, boundary IoU in percent, then the summary, as lines of text."""
+        columns, means = {"IoU": self.iou, "Acc": self.accuracy}, self.summary
+        summary = {"mIoU": means["miou"], "mAcc": means["macc"]}
+        if boundary_iou is not None:
+            columns["BIoU"], summary["mBIoU"] = boundary_iou, mean_of_known(boundary_iou)
         width = max(map(len, names))
         share = self.confusion.sum(1) / max(self.confusion.sum(), 1)
-        lines = [f"{'class':<{width}}    IoU    Acc  pixels"]
-        for name, iou, accuracy, part in zip(names, self.iou, self.accuracy, share, strict=True):
-            lines.append(f"{name:<{width}} {100 * iou:6.2f} {100 * accuracy:6.2f} {100 * part:6.2f}%")
-        means = self.summary
-        lines.append(
-            f"mIoU {100 * means['miou']:.2f}   mAcc {100 * means['macc']:.2f}   aAcc {100 * means['aacc']:.2f}"
-        )
+        lines = [f"{'class':<{width}} " + " ".join(f"{title:>6}" for title in columns) + "  pixels"]
+        for name, *values, part in zip(names, *columns.values(), share, strict=True):
+            lines.append(f"{name:<{width}} " + " ".join(f"{100 * x:6.2f}" for x in (*values, part)) + "%")
+        summary["aAcc"] = means["aacc"]
+        lines.append("   ".join(f"{title} {100 * value:.2f}" for title, value in summary.items()))
         return "\n".join(lines)
 
 
-def _mean(values):
+def mean_of_known(values):
+    """The mean of what is not nan; nan if all is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

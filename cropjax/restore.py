@@ -23,8 +23,10 @@ def restore_run(config, workdir, which, mesh):
     run_folder.check_network(workdir, config)
     graph, weights = split_model(build_model(config))
     direction, _ = build_optimizer(config)
-    checkpoints = Checkpoints(workdir / "checkpoints", best=run_folder.load_config(workdir).eval.best)
-    restored = checkpoints.restore(abstract_state(weights, direction, mesh), int(which) if which.isdecimal() else which)
+    run = run_folder.load_config(workdir)
+    template = abstract_state(weights, direction, mesh, ema=bool(run.train.get("ema")))
+    checkpoints = Checkpoints(workdir / "checkpoints", best=run.eval.best)
+    restored = checkpoints.restore(template, int(which) if which.isdecimal() else which)
     checkpoints.close()
     if restored is None:
         raise nothing

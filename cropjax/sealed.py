@@ -4,7 +4,7 @@ It is a folder with two Orbax items, committed together by one rename:
 
     state   the arrays
     seal    JSON: shape, dtype and CRC-32 of every leaf as it was in memory, the metrics of an evaluation, once there
-            are any, and a digest of the seal itself
+            are any, and the first step of the run that had the best score up to it; a digest of the seal itself
 
 The seal is there because Orbax restores a flipped bit as a wrong value without a word.
 """
@@ -78,7 +78,10 @@ def read(path: Path, template: Any) -> tuple[Any, int]:
 
 
 def read_seal(path: Path) -> dict:
-    """`leaves`, {path in the tree: [shape, dtype, CRC-32]}, and `metrics`, {name: value}. DamagedError."""
+    """`leaves`, {path in the tree: [shape, dtype, CRC-32]}, `metrics`, {name: value}, and with these `best_step`.
+
+    DamagedError.
+    """
     with _damage("its seal cannot be read"):
         seal = json.loads(_seal_file(path).read_text())
         digest = seal.pop("digest")

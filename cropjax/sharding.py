@@ -52,6 +52,11 @@ def make_mesh(*, data, space, batch_size=None, rows=None):
     return Mesh(np.reshape(devices, (data, space)), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
+def one_device():
+    """The mesh of this process's first device alone."""
+    return Mesh(np.reshape(jax.local_devices()[:1], (1, 1)), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
 def local_mesh(mesh: Mesh):
     """This process's part of `mesh`."""
     ours = [row for row in mesh.devices if row[0].process_index == jax.process_index()]

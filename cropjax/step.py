@@ -1,7 +1,5 @@
 """The state of training and the one jitted step that moves it."""
 
-from functools import partial
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,8 @@ from clu import metrics
 from flax import nnx
 from jax import lax
 
-from cropjax.losses import resized_cross_entropy, shares
+from cropjax.config import build_objective
+from cropjax.losses.average import shares
 from cropjax.ops.normalize import normalize
 from cropjax.ops.photometric import distort
 from cropjax.sharding import in_parts, replicated, rows_split_over, split_largest, split_rows
@@ -43,21 +42,33 @@ def merge_model(graph, weights):
     return nnx.merge(graph, weights["params"], weights["batch_stats"], copy=True)
 
 
-def create_state(weights, direction, mesh, *, shard_optimizer=False):
-    """The state at step 0 {"params", "batch_stats", "opt_state", "step"}, placed as `abstract_state` says."""
-    placement = _placement(abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer))
+def weights_of(state):
+    """What of a state is evaluated, {"params", "batch_stats"}: the average of the parameters where it keeps one."""
+    return {"params": state.get("ema", state["params"]), "batch_stats": state["batch_stats"]}
+
+
+def create_state(weights, direction, mesh, *, shard_optimizer=False, ema=False):
+    """The state at step 0 {"params", "batch_stats", "opt_state", "step"}, with `ema` also that, an average of params.
+
+    It is placed as `abstract_state` says.
+    """
+    placement = _placement(abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer, ema=ema))
     state = weights | {"step": np.zeros((), np.int32)}
+    if ema:
+        state["ema"] = jax.tree.map(np.copy, weights["params"])  # both are donated
     state = jax.device_put(state, {name: placement[name] for name in state})
     init = jax.jit(direction.init, out_shardings=placement["opt_state"])
     return state | {"opt_state": init(state["params"])}
 
 
-def abstract_state(weights, direction, mesh, *, shard_optimizer=False):
+def abstract_state(weights, direction, mesh, *, shard_optimizer=False, ema=False):
     """The form of the state, `jax.ShapeDtypeStruct`s with shardings, to restore a checkpoint into.
 
     Every device of `mesh` has all of it; with `shard_optimizer`, of the optimiser's arrays only its part over `data`.
     """
     state = weights | {"step": np.zeros((), np.int32), "opt_state": jax.eval_shape(direction.init, weights["params"])}
+    if ema:
+        state["ema"] = weights["params"]
 
     def form(path, x):
         split = shard_optimizer and path[0].key == "opt_state"
@@ -71,6 +82,14 @@ def _placement(template):
     return jax.tree.map(lambda x: x.sharding, template)
 
 
+def moving_average(average, params, momentum, step):
+    """(1 - momentum) average + momentum params, and after the first step (`step` = 0) params alone.
+
+    mmengine's ExponentialMovingAverage, in the form in which what does not move stays to the bit.
+    """
+    return jax.tree.map(lambda old, new: jnp.where(step == 0, new, old + momentum * (new - old)), average, params)
+
+
 def network_input(batch, dtype):
     """The images of a training batch, `dtype` [n,h,w,3]: distorted if the host has left that to the device, normalised.
 
@@ -80,27 +99,16 @@ def network_input(batch, dtype):
     return normalize(images, batch["size"], dtype)
 
 
-def segmentation_loss(
-    model, images, labels, *, key, align_corners, average, auxiliary_weight, weights=(), in_bands=True
-):
+def segmentation_loss(model, images, labels, *, key, objective, auxiliary_weight):
     """Loss of `model` in training on normalised `images` [n,h,w,3]: (total, {name: part}).
 
-    Both heads' logits are resized to the labels; the auxiliary loss is weighted inside its part, as upstream logs it.
-    `weights` and `in_bands`: see `resized_cross_entropy`.
+    `objective` is that of both heads; the auxiliary loss is weighted inside its part, as upstream logs it.
     """
     output = model(images, train=True, key=key)
-    entropy = partial(
-        resized_cross_entropy,
-        labels=labels,
-        align_corners=align_corners,
-        average=average,
-        weights=weights,
-        in_bands=in_bands,
-    )
-    decode, accuracy = entropy(output.logits)
+    decode, accuracy = objective(output.logits, labels)
     auxiliary = jnp.zeros_like(decode)
     if output.auxiliary is not None:
-        auxiliary = auxiliary_weight * entropy(output.auxiliary)[0]
+        auxiliary = auxiliary_weight * objective(output.auxiliary, labels)[0]
     return decode + auxiliary, {"loss_decode": decode, "loss_auxiliary": auxiliary, "accuracy": accuracy}
 
 
@@ -115,7 +123,7 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
     the mean over all groups: but for what dropout and Hamburger draw, the step is that of k = 1 and the same
     `model.norm.groups`.
     """
-    class_weights = class_weights or tuple(config.loss.class_weights)
+    objective = build_objective(config, class_weights, in_bands=mesh.shape["space"] == 1)
     dtype = jnp.dtype(config.train.dtype)
     base_key = jax.random.key(config.seed)
 
@@ -127,11 +135,8 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
             images,
             batch["label"],
             key=key,
-            align_corners=config.model.align_corners,
-            average=config.loss.average,
+            objective=objective,
             auxiliary_weight=config.loss.auxiliary_weight,
-            weights=class_weights,
-            in_bands=mesh.shape["space"] == 1,
         )
         return total * share, (parts | {"loss": total}, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
@@ -143,18 +148,21 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
         """As `gradient`, of one part of the batch after the other."""
         count = config.train.accumulate
         parts = in_parts(batch, count, mesh)
-        of_loss, of_accuracy = shares(parts["label"], config.loss.average, class_weights)
+        of_loss, of_accuracy = shares(parts["label"], objective.average, objective.class_weights)
 
         def turn(part):
             i, batch, of_loss, of_accuracy = part
             grads, (found, stats) = gradient(params, batch_stats, batch, jax.random.fold_in(key, i), of_loss)
             found = {name: value * (of_accuracy if name == "accuracy" else of_loss) for name, value in found.items()}
-            return grads, (found, jax.tree.map(lambda x: x / count, stats))
+            return grads, (found, jax.tree.map(lambda new, old: (new - old) / count, stats, batch_stats))
 
         turns = jnp.arange(count), parts, of_loss, of_accuracy
         form = jax.eval_shape(turn, jax.tree.map(lambda x: x[0], turns))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
-        return lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, turn(part)), None), zeros, turns)[0]
+        grads, (found, moves) = lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, turn(part)), None), zeros, turns
+        )[0]
+        return grads, (found, jax.tree.map(jnp.add, batch_stats, moves))
 
     def step(state, batch):
         key = jax.random.fold_in(base_key, state["step"])
@@ -172,7 +180,10 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
             update_norm=optax.tree.norm(updates),
             statistics_norm=optax.tree.norm(stats),
         )
-        return {"params": params, "batch_stats": stats, "opt_state": opt_state, "step": state["step"] + 1}, report
+        new = {"params": params, "batch_stats": stats, "opt_state": opt_state, "step": state["step"] + 1}
+        if config.train.ema:
+            new["ema"] = moving_average(state["ema"], params, config.train.ema, state["step"])
+        return new, report
 
     placement = replicated(mesh) if template is None else _placement(template)
     return jax.jit(step, donate_argnums=0, out_shardings=(placement, replicated(mesh)))

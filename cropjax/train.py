@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
+from cropjax import dashboard
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import (
@@ -25,12 +26,13 @@ from cropjax.convert import load_torch_state, parts_of
 from cropjax.data.prefetch import Prefetch
 from cropjax.distributed import same
 from cropjax.errors import Stopped, UserError
-from cropjax.evaluate import check_evaluation, make_score
+from cropjax.evaluate import check_evaluation
+from cropjax.inference import Inference
 from cropjax.location_prior import location_prior
-from cropjax.loop import Loop, NotFiniteError
+from cropjax.loop import Loop, NotFiniteError, outlived
 from cropjax.preemption import Preemption
 from cropjax.progress import Progress
-from cropjax.sharding import batch_form, make_mesh, place_batch
+from cropjax.sharding import batch_form, local_mesh, make_mesh, place_batch
 from cropjax.step import abstract_state, create_state, make_train_step, split_model
 from cropjax.watchdog import Watchdog
 from cropjax.weights import read_weights
@@ -81,7 +83,7 @@ def place(batch, mesh):
 
 def introduce(writer, config, params, prior):
     """What is known of a run before its first step: its config, its parameters, and what the location alone tells."""
-    writer.write_hparams(config.to_dict())
+    dashboard.introduce(writer, config)
     writer.write_texts(0, {"parameters": f"```\n{parameter_overview.get_parameter_overview(params)}\n```"})
     if prior:
         writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})
@@ -123,12 +125,12 @@ def train(config, workdir):
         say(f"class weights: {', '.join(f'{name} {weight:.3f}' for name, weight in shown)}")
     graph, weights = split_model(build_model(config))
     direction, schedule = build_optimizer(config)
-    shard_optimizer = config.optim.shard_state
-    template = abstract_state(weights, direction, mesh, shard_optimizer=shard_optimizer)
+    form = {"shard_optimizer": config.optim.shard_state, "ema": bool(config.train.ema)}
+    template = abstract_state(weights, direction, mesh, **form)
     jitted_step = make_train_step(graph, direction, schedule, config, mesh, weights_of_classes, template)
     check_step(jitted_step, template, config, mesh)
-    score = make_score(graph, config, mesh)
-    check_evaluation(score, template, eval_source, config, mesh)
+    inference = Inference(graph, config, local_mesh(mesh))
+    check_evaluation(inference, template, eval_source, config)
 
     # --------------------------------------------------------------------------- run folder: resume or start afresh
     checkpoints = Checkpoints(workdir / "checkpoints", best=config.eval.best)
@@ -141,13 +143,12 @@ def train(config, workdir):
         contextlib.closing(checkpoints),
         Preemption(mesh) as preemption,
     ):
-        start, state = checkpoints.restore(template) or (
-            0,
-            create_state(weights, direction, mesh, shard_optimizer=shard_optimizer),
-        )
-        if start > total or (start == total and checkpoints.evaluated(start)):
+        start, state = checkpoints.restore(template) or (0, create_state(weights, direction, mesh, **form))
+        early = start < total and outlived(checkpoints.best_so_far(start)[1], start, config.eval)
+        if start > total or ((start == total or early) and checkpoints.evaluated(start)):
             checkpoints.release_room()  # of a run that was killed after its last save
-            say(f"{workdir}: finished already, {start} of {total} steps; raise train.steps to go on")
+            more = "eval.stop_after" if early else "train.steps"
+            say(f"{workdir}: finished already, {start} of {total} steps; raise {more} to go on")
             return None
         run_folder.forget_rollbacks(workdir, after=start)
         checkpoints.hold_room(template)
@@ -187,8 +188,9 @@ def train(config, workdir):
                     batches=batches,
                     eval_source=eval_source,
                     class_names=labels.names,
-                    score=score,
+                    inference=inference,
                     checkpoints=checkpoints,
+                    best=checkpoints.best_so_far(start),
                     preemption=preemption,
                     watchdog=closing.enter_context(Watchdog(config.train.patience, "train.patience")),
                     writer=writer,

@@ -10,15 +10,18 @@ from cropjax.data.pipeline import ON_ERROR
 from cropjax.data.sources import FILES
 from cropjax.data.transforms import PHOTOMETRIC
 from cropjax.errors import UserError
-from cropjax.losses import AVERAGES
+from cropjax.inference import MODES
+from cropjax.losses.average import AVERAGES
+from cropjax.losses.dice import ACTIVATIONS
+from cropjax.losses.objective import OF_PIXELS, OF_REGIONS
 from cropjax.models.mit import HEADS
 from cropjax.models.resnet import STAGES, STRIDES
 from cropjax.models.segformer import STYLES
 from cropjax.models.segnext import NORM_GROUPS
 from cropjax.names import PARTS
 from cropjax.ops.pad import PADDING_MODES
+from cropjax.windows import BLENDINGS
 
-MODES = ("whole", "slide")
 SCORES = ("miou", "macc", "aacc")
 ON_NAN = ("stop", "rollback")
 
@@ -29,6 +32,7 @@ def validate(config):
     _check_model(config.model, fields)
     _check_optimizer(config.optim, fields)
     _check_the_rest(config, fields)
+    _check_loss(config, fields)
     return config
 
 
@@ -128,6 +132,7 @@ def _check_optimizer(c, fields):
             raise UserError(f"optim.name = {c.name!r} does not fit optim, which has no {field}: see cropjax/config.py")
     fields.between(0, math.inf, "optim.lr", "optim.min_lr", "optim.power", "optim.weight_decay")
     fields.whole_numbers(0, "optim.warmup_steps")
+    fields.between(0, 1, "optim.layer_decay")
     match c.name:
         case "sgd":
             fields.between(0, 1, "optim.momentum")
@@ -148,9 +153,6 @@ def _check_optimizer(c, fields):
 
 def _check_the_rest(config, fields):
     data, train, ev = config.data, config.train, config.eval
-    fields.one_of(AVERAGES, "loss.average")
-    fields.one_of(BALANCES, "loss.balance")
-    fields.between(0, math.inf, "loss.class_weights")
     fields.one_of((*FILES, "streets"), "data.source")
     if data.source != "folders" and (data.classes or data.colours):
         raise UserError(
@@ -162,24 +164,26 @@ def _check_the_rest(config, fields):
     fields.one_of(DTYPES, "train.dtype", "eval.dtype")
     fields.one_of(PARTS, "init_parts")
     fields.one_of(MODES, "eval.modes")
+    fields.one_of(BLENDINGS, "eval.blending")
     fields.one_of([f"{mode}/{score}" for mode in MODES for score in SCORES], "eval.best")
-    fields.not_empty("init_parts", "eval.modes")
+    fields.not_empty("init_parts", "eval.modes", "eval.tta_scales")
     for field in ("train.dtype", "eval.dtype"):
         if fields.values(field) == ("float64",) and not jax.config.jax_enable_x64:
             raise UserError(f"{field} = 'float64' needs the environment variable JAX_ENABLE_X64=1")
 
     pairs = ("data.scale", "data.crop_size", "data.ratio_range", "data.streets.size", "eval.window", "eval.stride")
     fields.length(2, *pairs)
-    fields.whole_numbers(0, "seed", "data.workers", "data.streets.seed", "eval.location_prior", "eval.panels")
+    fields.whole_numbers(0, "seed", "data.workers", "data.streets.seed")
+    fields.whole_numbers(0, "eval.location_prior", "eval.panels", "eval.stop_after")
     fields.whole_numbers(
         1, *(f"train.{name}" for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"))
     )
-    fields.whole_numbers(1, *(f"eval.{name}" for name in ("every", "batch_size", "window", "stride", "size_divisor")))
+    whole = ("every", "batch_size", "window", "window_batch", "stride", "size_divisor")
+    fields.whole_numbers(1, *(f"eval.{name}" for name in whole))
     fields.whole_numbers(1, "data.scale", "data.crop_size", "data.streets.train_count", "data.streets.eval_count")
     fields.whole_numbers(1, "data.threads")
-    fields.between(0, math.inf, "loss.auxiliary_weight")
     fields.between(0, 1, "data.cat_max_ratio", "data.flip", "data.repeat_rare")
-    fields.between(0.01, 100, "data.ratio_range")
+    fields.between(0.01, 100, "data.ratio_range", "eval.tta_scales")
     fields.between(0.1, 1e6, "data.patience", "train.patience")
     if data.patience > train.patience:
         raise UserError(
@@ -187,6 +191,8 @@ def _check_the_rest(config, fields):
             "for one without batches would give up before it says so; raise train.patience too"
         )
     fields.one_of(ON_NAN, "train.on_nan")
+    fields.between(-1, 4, "train.frozen_stages", kind=int)
+    fields.between(0, 1, "train.ema")
     fields.between(-1, math.inf, "mesh.data", "mesh.space", kind=int)
 
     if ev.pool_window:
@@ -198,13 +204,6 @@ def _check_the_rest(config, fields):
         fields.length(2, "eval.pool_window")
         fields.whole_numbers(1, "eval.pool_window")
 
-    weights, classes = config.loss.class_weights, label_set(config).num_classes
-    if weights and config.loss.balance != "none":
-        raise UserError(
-            f"loss.class_weights and loss.balance = {config.loss.balance!r} both weigh the classes: keep one"
-        )
-    if weights and len(weights) != classes:
-        raise UserError(f"loss.class_weights has {len(weights)} weights for the {classes} classes of {data.source}")
     if data.ratio_range[0] > data.ratio_range[1]:
         raise UserError(f"data.ratio_range = {data.ratio_range} must go from small to large")
     if any(stride > window for stride, window in zip(ev.stride, ev.window, strict=True)):
@@ -216,4 +215,53 @@ def _check_the_rest(config, fields):
         raise UserError(
             f"model.norm.groups = {groups} would span the {parts} parts of train.accumulate, which do not see each "
             f"other: set it to a multiple of {parts}; it says whose images BatchNorm normalises together"
+        )
+
+
+def _check_loss(config, fields):
+    c, source = config.loss, config.data.source
+    fields.one_of(AVERAGES, "loss.average")
+    fields.one_of(BALANCES, "loss.balance")
+    fields.one_of(ACTIVATIONS, "loss.dice.activation")
+    fields.between(0, math.inf, "loss.class_weights", "loss.auxiliary_weight", "loss.focal.gamma")
+    fields.between(0, math.inf, *(f"loss.terms.{name}" for name in c.terms))
+    fields.between(0, 0.99, "loss.label_smoothing")
+    fields.between(0, 1, "loss.focal.alpha", "loss.ohem.threshold")
+    fields.whole_numbers(0, "loss.ohem.min_kept")
+    classes = label_set(config).num_classes
+    if c.class_weights and c.balance != "none":
+        raise UserError(f"loss.class_weights and loss.balance = {c.balance!r} both weigh the classes: keep one")
+    if c.class_weights and len(c.class_weights) != classes:
+        raise UserError(f"loss.class_weights has {len(c.class_weights)} weights for the {classes} classes of {source}")
+    if not any(c.terms.values()):
+        raise UserError("loss.terms are all 0, and nothing would be learnt: set one above 0, as cross_entropy=1.0")
+    if c.label_smoothing and not c.terms.cross_entropy:
+        raise UserError(
+            f"loss.label_smoothing = {c.label_smoothing} is of cross entropy, which loss.terms.cross_entropy = 0 "
+            "leaves out: set it to 0, or that above 0"
+        )
+    if c.ohem.threshold and not c.ohem.min_kept:
+        raise UserError(
+            f"loss.ohem.threshold = {c.ohem.threshold} does nothing with loss.ohem.min_kept = 0: set that to the "
+            "pixels that an image keeps at least, such as 100000"
+        )
+    if c.ohem.min_kept and not any(c.terms[name] for name in OF_PIXELS):
+        raise UserError(
+            f"loss.ohem.min_kept = {c.ohem.min_kept} picks pixels of {' and '.join(OF_PIXELS)}, which loss.terms "
+            "leaves out: set it to 0, or one of them above 0"
+        )
+    if config.train.accumulate > 1:
+        _check_sums_over_pixels(c, config.train.accumulate)
+
+
+def _check_sums_over_pixels(c, parts):
+    """The loss of a batch must be made of those of its parts."""
+    weighed = bool(c.class_weights) or c.balance != "none"
+    whole = [f"loss.terms.{name} = {c.terms[name]}" for name in OF_REGIONS if c.terms[name]]
+    whole += [f"loss.terms.focal = {c.terms.focal} with weights of classes"] * bool(c.terms.focal and weighed)
+    whole += [f"loss.ohem.min_kept = {c.ohem.min_kept}"] * bool(c.ohem.min_kept)
+    if whole:
+        raise UserError(
+            f"{' and '.join(whole)} would see each of the {parts} parts of train.accumulate by itself, and be another "
+            "loss: set train.accumulate = 1; train.keep saves memory too"
         )

@@ -41,6 +41,7 @@ MAY_DIFFER = (
     "train.on_nan",
     "optim.shard_state",
     "eval.every",
+    "eval.stop_after",
     "eval.panels",
     "eval.batch_size",
     "data.root",
@@ -64,7 +65,7 @@ def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) ->
     try:
         new = not (workdir / "config.json").exists()
         if not new and started:
-            _check_same(workdir, _completed(_fields(load_config(workdir))), _fields(config))
+            _check_same(workdir, stored_fields(workdir), fields_of(config))
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             lock.enter_context(_locked(workdir / "lock"))
@@ -150,7 +151,7 @@ def check_network(workdir: str | Path, config: ConfigDict) -> None:
         of_data = ("data.source", "data.classes")
         return {name: value for name, value in fields.items() if name.startswith("model.") or name in of_data}
 
-    _check_same(workdir, network(_completed(_fields(load_config(workdir)))), network(_fields(config)))
+    _check_same(workdir, network(stored_fields(workdir)), network(fields_of(config)))
 
 
 def load_config(workdir: str | Path) -> ConfigDict:
@@ -167,18 +168,43 @@ def load_config(workdir: str | Path) -> ConfigDict:
     return ConfigDict(_with_tuples(values)).lock()
 
 
-def _completed(stored):
-    """With the fields that came later than the run, which had their defaults then."""
+def run_config(workdir: str | Path) -> ConfigDict:
+    """As `load_config`, with the fields that came later than the run, at their defaults: what builds its network."""
+    stored = load_config(workdir).to_dict()
+    network = stored.get("model", {}).get("name")
+    if network not in NETWORKS:
+        raise UserError(f"{workdir}/config.json has no model.name of {', '.join(NETWORKS)}: restore it")
+    return ConfigDict(_with_tuples(_filled_up(stored, defaults(network).to_dict()))).lock()
+
+
+def _filled_up(values, standard):
+    """`values` and what only `standard` has, also in the dicts within."""
+    if not (isinstance(values, dict) and isinstance(standard, dict)):
+        return values
+    return standard | {name: _filled_up(value, standard.get(name)) for name, value in values.items()}
+
+
+def stored_fields(workdir: str | Path) -> dict:
+    """`fields_of` the run in `workdir`, with those that came later than it, which had their defaults then."""
+    stored = fields_of(load_config(workdir))
     network = stored.get("model.name")
-    return _fields(defaults(network)) | stored if network in NETWORKS else stored
+    return fields_of(defaults(network)) | stored if network in NETWORKS else stored
+
+
+def compared(fields: dict) -> dict:
+    """Of `fields_of` a config, those that two runs are compared by: all on which a result depends."""
+    return {name: value for name, value in fields.items() if name == "train.steps" or not _may_differ(name)}
+
+
+def _may_differ(name):
+    return any(name == free or name.startswith(free + ".") for free in MAY_DIFFER)
 
 
 def _check_same(workdir, stored, given):
     differing = [
         f"{name} is {_shown(stored, name)} there and {_shown(given, name)} here"
         for name in sorted(stored.keys() | given.keys())
-        if (name in stored, stored.get(name)) != (name in given, given.get(name))
-        and not any(name == free or name.startswith(free + ".") for free in MAY_DIFFER)
+        if (name in stored, stored.get(name)) != (name in given, given.get(name)) and not _may_differ(name)
     ]
     if differing:
         raise UserError(
@@ -191,7 +217,7 @@ def _shown(fields, name):
     return repr(fields[name]) if name in fields else "absent"
 
 
-def _fields(config: ConfigDict) -> dict:
+def fields_of(config: ConfigDict) -> dict:
     """Dotted name -> value, sequences as tuples."""
 
     def walk(values, prefix):
@@ -241,9 +267,14 @@ def _write_json(path: Path, values: dict) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """All or nothing, also under a kill."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """All or nothing, also under a kill."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -42,6 +42,8 @@ _keep_tensorflow_out()
 from clu.metric_writers import MetricWriter, MultiWriter  # noqa: E402
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # noqa: E402
 from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: E402
+from tensorboard.plugins.custom_scalar import layout_pb2  # noqa: E402
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata  # noqa: E402
 from tensorboard.plugins.histogram import metadata as histogram_metadata  # noqa: E402
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # noqa: E402
 from tensorboard.plugins.image import metadata as image_metadata  # noqa: E402
@@ -70,6 +72,24 @@ def create_writer(workdir, *, first_step=0, enabled=True) -> MetricWriter:
         return MultiWriter([_Persistent(kind, path, first_step) for kind, path in kinds])
     except OSError as error:
         raise UserError(f"cannot write to {workdir} ({error.strerror}); name another --workdir") from error
+
+
+def write_layout(writer, layout) -> None:
+    """The page of custom scalars, {category: {chart: patterns of the tags in it}}; one of many charts begins closed."""
+    categories = [
+        layout_pb2.Category(
+            title=title,
+            chart=[
+                layout_pb2.Chart(title=name, multiline=layout_pb2.MultilineChartContent(tag=patterns))
+                for name, patterns in charts.items()
+            ],
+            closed=len(charts) > 6,
+        )
+        for title, charts in layout.items()
+    ]
+    content = np.array(layout_pb2.Layout(category=categories).SerializeToString(), object)
+    tag, metadata = layout_metadata.CONFIG_SUMMARY_TAG, layout_metadata.create_summary_metadata()
+    writer.write_summaries(0, {tag: content}, {tag: metadata})
 
 
 class _StillsWriter(MetricWriter):
@@ -180,7 +200,7 @@ class EventWriter(_StillsWriter):
 
     def write_hparams(self, hparams):
         """Hyperparameters, nested or flat; what is no number, bool or string is shown as Python writes it."""
-        self._write(0, hparams_pb(_flat(hparams)))
+        self._write(0, hparams_pb(_flat(hparams), trial_id=""))  # which is shown as the run's folder
 
     def flush(self):
         self._file.flush()

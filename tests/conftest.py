@@ -22,3 +22,12 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def saved_run(tmp_path_factory):
+    """The folder of a run of `tiny_config`, see `saved_run.save_run`."""
+    from saved_run import save_run
+    from tiny import tiny_config
+
+    return save_run(tmp_path_factory.mktemp("runs") / "tiny", tiny_config())

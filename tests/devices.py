@@ -3,8 +3,9 @@
     XLA_FLAGS=--xla_force_host_platform_device_count=4 python tests/devices.py float64 deeplabv3plus 4x1 2x2
 
 In one of several processes (JAX_COORDINATOR_ADDRESS and so on) the one device is the process's own, and the meshes are
-over all. `--variants` picks of "groups 1", "groups 4" (of BatchNorm) and "accumulated", which has 4 groups, the batch
-in two parts one after the other, and on each device only its part of the optimiser's arrays.
+over all. `--variants` picks of "groups 1", "groups 4" (of BatchNorm), "accumulated", which has 4 groups, the batch in
+two parts one after the other, and on each device only its part of the optimiser's arrays, "aided", which is that with
+an average of the weights, a frozen stem and stage, and layer-wise learning rates, and "every loss".
 
 Prints JSON: for each variant and mesh (data x space) the largest relative difference of a tensor's update after five
 steps, and how many of the program's loops and calls exchange something between devices; in float32 also, for scale, the
@@ -24,10 +25,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tiny import tiny_config
 
-import cropjax.losses
 from cropjax import distributed
 from cropjax.config import build_augment, build_model, build_optimizer, build_source
 from cropjax.data.pipeline import train_batches
+from cropjax.losses.cross_entropy import BAND_BYTES
 from cropjax.models import segnext
 from cropjax.ops.nmf import draw_bases
 from cropjax.sharding import place_batch
@@ -39,7 +40,8 @@ os.environ.setdefault("PJRT_NPROC", "256")
 
 STEPS, PERMUTATIONS = 5, 10
 STILL = 1e-12  # of the largest update is none: what Adam makes of float64's rounding is less
-VARIANTS = {"groups 1": (1, 1), "groups 4": (4, 1), "accumulated": (4, 2)}  # norm.groups, train.accumulate
+# norm.groups, train.accumulate
+VARIANTS = {"groups 1": (1, 1), "groups 4": (4, 1), "accumulated": (4, 2), "aided": (4, 2), "every loss": (1, 1)}
 SHARE = 4  # devices that share the rows of a map, at most; the deepest has one row more
 BATCH = 16  # four images in each of four BatchNorm groups: the sum of two would be the same in either order
 
@@ -61,24 +63,26 @@ def ours(batch, mesh):
 def trainer(config, shape, dtype):
     """A function that trains from the start on batches, on a mesh of `shape`.
 
-    It gives the losses of the steps, how far each tensor of params and batch_stats went, {path: array}, and the text
-    of the compiled step.
+    It gives the losses of the steps, how far each tensor of params, batch_stats and their average went, {path: array},
+    and the text of the compiled step.
     """
     mesh = mesh_of(shape)
     graph, weights = split_model(build_model(config))
     weights = jax.tree.map(lambda x: np.asarray(x, dtype), weights)
     direction, schedule = build_optimizer(config)
-    template = abstract_state(weights, direction, mesh, shard_optimizer=config.optim.shard_state)
+    form = {"shard_optimizer": config.optim.shard_state, "ema": bool(config.train.ema)}
+    template = abstract_state(weights, direction, mesh, **form)
+    start = weights | ({"ema": weights["params"]} if config.train.ema else {})
     step = make_train_step(graph, direction, schedule, config, mesh, template=template)
 
     def run(batches):
-        state = create_state(weights, direction, mesh, shard_optimizer=config.optim.shard_state)
+        state = create_state(weights, direction, mesh, **form)
         losses, placed = [], [place_batch(ours(batch, mesh), mesh) for batch in batches]
         program = step.lower(state, placed[0]).compile()
         for batch in placed:
             state, report = program(state, batch)
             losses.append(float(report.loss.compute()))
-        moved = jax.tree.map(lambda new, old: np.asarray(new) - old, {k: state[k] for k in weights}, weights)
+        moved = jax.tree.map(lambda new, old: np.asarray(new) - old, {k: state[k] for k in start}, start)
         moved = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(moved)}
         return losses, moved, program.as_text()
 
@@ -139,7 +143,7 @@ def main(dtype, network, meshes, variants):
     distributed.join()
     jax.config.update("jax_enable_x64", dtype == "float64")
     jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # each program runs five times only
-    cropjax.losses.BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
+    BAND_BYTES["cpu"] = 2**15  # several bands of even these maps
     if jax.process_count() == 1:
         assert nested_exchanges(summing_loop().as_text()) == 1  # or the form of the text has changed
     rng, report = np.random.default_rng(0), {}
@@ -150,6 +154,12 @@ def main(dtype, network, meshes, variants):
         config.data.streets.size = side, 2 * side
         config.train.update(batch_size=BATCH, steps=STEPS, dtype=dtype)
         config.model.norm.groups = groups
+        if name == "every loss":
+            config.loss.terms = dict.fromkeys(config.loss.terms, 1.0)
+            config.loss.ohem.update(min_kept=side, threshold=0.1)
+        if name == "aided":
+            config.train.update(ema=0.25, frozen_stages=1)
+            config.optim.layer_decay = 0.8
         config.optim.warmup_steps = 0  # or five steps go no further than a parameter's rounding
         segnext.draw_bases = draw_bases
         if dtype == "float32" or accumulate > 1:  # what is drawn depends on the position in the batch
@@ -198,5 +208,5 @@ if __name__ == "__main__":
     parser.add_argument("dtype")
     parser.add_argument("network")
     parser.add_argument("meshes", nargs="+", type=lambda mesh: tuple(map(int, mesh.split("x"))))
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS)[:3])
     main(**vars(parser.parse_args()))

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import resource
 import shutil
@@ -168,6 +169,18 @@ def test_keeps_the_best_and_the_latest_two_others(open_checkpoints, scores, kept
         step, state = reader.restore(TEMPLATE, "best")
         assert step == best
         assert_same(state, make_state(best))
+
+
+def test_the_best_score_and_the_first_step_that_had_it(two, open_checkpoints):
+    assert two.best_so_far(5) == (-math.inf, 0)
+    assert two.best_so_far(10) == (0.1, 10)
+    assert two.best_so_far(20) == (0.2, 20)
+    for step in (30, 40, 50, 60):  # equally good: the later is the best that is kept
+        two.save(step, make_state(step))
+        two.add_metrics(step, {BEST: 0.2 if step == 30 else 0.1}, best_step=20)
+    assert two.steps() == [30, 50, 60]
+    assert two.best_so_far(60) == open_checkpoints().best_so_far(60) == (0.2, 20)
+    assert open_checkpoints().best_so_far(29) == (-math.inf, 0)
 
 
 def test_metrics_are_added_to_a_save(two, open_checkpoints):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmseg_files import THEIRS
 from tiny import tiny_config
-from trees import cityscapes_tree, comma10k_tree, folders_tree
+from trees import cityscapes_tree, comma10k_tree, film, folders_tree, save
 
 from cropjax.config import LABELS, build_source, label_set
 from cropjax.data.prepare import prepare
@@ -66,9 +67,13 @@ def run(words, folder):
 def test_commands(tmp_path):
     found = [line for page in PAGES if page != TUTORIAL for line in commands(page)]
     assert found
-    cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1}, size=(32, 64))
+    cityscapes_tree(tmp_path / "cityscapes", {"train": 2, "val": 1, "test": 2}, size=(32, 64))
     folders_tree(tmp_path / "folders", {"train": 2, "val": 1}, 2, ((64, 32, 32), (204, 0, 255)))
-    places = ("--workdir", "--weights", "--out", "--root")  # of the files that a command reads or leaves
+    film(tmp_path / "film.mp4", 3)
+    for name in ("a.jpg", "berlin/b.png"):
+        save(tmp_path / "images" / name, np.random.default_rng(0).integers(0, 256, (30, 40, 3)))
+    arguments = ("images", "film.mp4", "cityscapes")  # how those begin that are no options
+    places = ("--workdir", "--weights", "--out", "--root", "--mmseg_config")  # of files that a command reads or leaves
     data_root = "--config.data.root="
     for line in found:
         words = shlex.split(line)[1:]
@@ -79,6 +84,9 @@ def test_commands(tmp_path):
         few = [f"--config.{name}={value}" for name, value in fields.items()] if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
         moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
+        moved = [str(tmp_path / word) if word.split("/")[0] in arguments else word for word in moved]
+        if "--mmseg_config" in moved:
+            Path(moved[moved.index("--mmseg_config") + 1]).write_text(THEIRS["deeplab_4xb2-x"])
         result = run([*moved, *few], ROOT)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
 
@@ -149,7 +157,10 @@ def test_links_and_targets_exist():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks(page, tmp_path):
+def test_python_blocks(page, saved_run, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/demo").symlink_to(saved_run)
+    save(tmp_path / "street.jpg", np.random.default_rng(0).integers(0, 256, (30, 40, 3)))
     for block in python_blocks(page):
         result = run(["-c", block], tmp_path)
         assert result.returncode == 0, result.stderr

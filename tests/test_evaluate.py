@@ -1,8 +1,10 @@
 """Evaluation as a loop: what becomes of one that stops moving. Its numbers are looked at with the runs that it ends."""
 
+import json
 import re
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from cropjax import evaluate as module
 from cropjax.distributed import LOST
 from cropjax.evaluate import evaluate
 from cropjax.sharding import make_mesh
+from cropjax.train import train
 from cropjax.watchdog import Watchdog
 
 WIDTHS = (8, 9, 10, 11, 12)  # of images in the order in which they come: no two fill a batch together
@@ -33,9 +36,11 @@ class Source:
         return {"image": np.zeros((*label.shape, 3), np.uint8), "label": label, "name": str(index)}
 
 
-def score(weights, batch, mode):
-    ids = batch["label"]
-    return jnp.zeros((19, 19), jnp.int32).at[0, 0].add(ids.size), ids
+class Zeros:
+    """Finds class 0 everywhere."""
+
+    def ids(self, weights, images, mode):
+        return jnp.zeros(images.shape[:3], jnp.uint8)
 
 
 @pytest.mark.parametrize(("slow", "ends"), [(3, [LOST]), (None, [])], ids=["hangs", "is slow to fill a batch"])
@@ -48,7 +53,35 @@ def test_an_evaluation_that_hangs_is_ended(monkeypatch, capfd, slow, ends):
     config.data.scale = (64, 64)
     config.eval.modes = ("whole",)
     state = {"params": {}, "batch_stats": {}}
-    scores, _ = evaluate(score, state, Source(slow, released), config, make_mesh(data=1, space=1))
+    scores = evaluate(Zeros(), state, Source(slow, released), config, make_mesh(data=1, space=1)).scores
     assert scores["whole"].summary["aacc"] == 1.0
     assert ended == ends
     assert bool(re.search(r"nothing has moved for \d s \(data.patience\)", capfd.readouterr().err)) == bool(ends)
+
+
+def test_the_command_writes_what_its_conditions_were(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    config = tiny_config()
+    config.train.steps = 1
+    config.eval.update(modes=("slide", "whole_tta"), tta_scales=(0.5, 1.0), best="slide/miou", window=(24, 24))
+    config.eval.stride = (16, 16)
+    scores = train(config, workdir)
+    monkeypatch.setattr(module, "CHECKPOINT", SimpleNamespace(value="latest"))
+    module.evaluate_run(config, workdir)
+    report = json.loads((workdir / "evaluation/evaluation.json").read_text())
+    assert report["slide"]["confusion"] == scores["slide"].confusion.tolist()
+    assert report["whole_tta"]["miou"] == pytest.approx(scores["whole_tta"].summary["miou"])
+    how = report["conditions"]["modes"]
+    assert (how["slide"]["window"], how["slide"]["stride"], how["slide"]["scales"]) == ([24, 24], [16, 16], [1.0])
+    assert (how["whole_tta"]["window"], how["whole_tta"]["scales"], how["whole_tta"]["flip"]) == (
+        None,
+        [0.5, 1.0],
+        True,
+    )
+    pixels = np.sum(report["slide"]["confusion"])
+    assert sum(one["pixels"] for one in report["slide"]["border_distance"]) == pixels
+    assert {path.name for path in (workdir / "evaluation").glob("*.png")} == {
+        "confusion_slide.png",
+        "confusion_whole_tta.png",
+        "details.png",
+    }

@@ -1,7 +1,8 @@
-"""Sliding windows against a plain loop over them, and prediction at any size."""
+"""Prediction at any size, against plain loops over windows, scales and mirrored views."""
 
 from types import SimpleNamespace
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
+from test_windows import upstream_windows
 
-from cropjax.inference import make_predict, slide, window_starts
+from cropjax import inference as module
+from cropjax.errors import UserError
+from cropjax.inference import MODES, Inference
 from cropjax.models.layers import Conv
 from cropjax.ops.conv import conv
 from cropjax.ops.normalize import normalize
@@ -19,149 +23,217 @@ from cropjax.ops.resize import resize_bilinear
 from cropjax.sharding import make_mesh
 from cropjax.step import split_model
 
-SIDES = st.integers(1, 30)
-KERNEL = np.random.default_rng(0).standard_normal((3, 3, 3, 4), np.float32)
-
-
-def forward(x):
-    """Logits that depend on the window's border, as a network's do."""
-    return conv(x, KERNEL, padding=1)
-
-
-def draw(n, h, w):
-    return np.random.default_rng([n, h, w]).standard_normal((n, h, w, 3), np.float32)
-
-
-def upstream_windows(h, w, window, stride):
-    """The double loop of upstream's `slide_inference`, as (y1, y2, x1, x2)."""
-    boxes = []
-    for i in range(max(h - window[0] + stride[0] - 1, 0) // stride[0] + 1):
-        for j in range(max(w - window[1] + stride[1] - 1, 0) // stride[1] + 1):
-            y2, x2 = min(i * stride[0] + window[0], h), min(j * stride[1] + window[1], w)
-            boxes.append((max(y2 - window[0], 0), y2, max(x2 - window[1], 0), x2))
-    return boxes
-
-
-@pytest.mark.parametrize(
-    ("size", "window", "stride", "starts"),
-    [
-        (2049, 769, 513, [0, 513, 1026, 1280]),
-        (1025, 769, 513, [0, 256]),
-        (2048, 1024, 768, [0, 768, 1024]),
-        (1024, 1024, 768, [0]),
-        (1025, 1024, 768, [0, 1]),
-        (512, 769, 513, [0]),
-    ],
-)
-def test_window_starts_of_the_published_settings(size, window, stride, starts):
-    assert window_starts(size, window, stride).tolist() == starts
-
-
-@given(size=st.integers(1, 3000), window=st.integers(1, 1100), share=st.floats(0.01, 1))
-def test_windows_cover_the_axis_from_inside(size, window, share):
-    stride = max(int(window * share), 1)
-    starts = window_starts(size, window, stride)
-    assert starts[0] == 0
-    assert starts[-1] == max(size - window, 0)
-    assert ((np.diff(starts) > 0) & (np.diff(starts) <= stride)).all()
-
-
-@given(n=st.integers(1, 2), h=SIDES, w=SIDES, window=st.tuples(SIDES, SIDES), cut=st.integers(1, 4))
-@settings(max_examples=12)
-def test_slide_is_upstreams_loop(n, h, w, window, cut):
-    stride = tuple(-(-side // cut) for side in window)
-    x = draw(n, h, w)
-    total, count = np.zeros((n, h, w, 4)), np.zeros((1, h, w, 1))
-    for y1, y2, x1, x2 in upstream_windows(h, w, window, stride):
-        total[:, y1:y2, x1:x2] += forward(x[:, y1:y2, x1:x2])
-        count[:, y1:y2, x1:x2] += 1
-    got = jax.jit(lambda x: slide(forward, x, window=window, stride=stride))(x)
-    np.testing.assert_allclose(got, total / count, atol=1e-5)
-
-
-@pytest.mark.parametrize("window", [(12, 17), (40, 50), (12, 50)])
-def test_a_window_over_the_whole_image_is_whole_to_the_bit(window):
-    x = draw(2, 12, 17)
-    got, expected = jax.jit(lambda x: (slide(forward, x, window=window, stride=(5, 5)), forward(x)))(x)
-    np.testing.assert_array_equal(got, expected)
-
-
-def test_windows_that_see_one_pixel_each_change_nothing():
-    x = draw(1, 9, 11)
-    got = jax.jit(lambda x: slide(lambda x: 2 * x, x, window=(4, 5), stride=(2, 3)))(x)
-    np.testing.assert_allclose(got, 2 * x, rtol=1e-6)
-
-
-# Prediction ------------------------------------------------------------------------------------------------
+SCALES = (0.5, 1.25)
+CLASSES = 19
 
 
 class Coarse(nnx.Module):
     """A network of one convolution, with logits at stride 2."""
 
     def __init__(self):
-        self.conv = Conv(3, 5, 3, rng=np.random.default_rng(0), stride=2)
+        self.conv = Conv(3, CLASSES, 3, rng=np.random.default_rng(0), stride=2)
 
     def __call__(self, x):
         return SimpleNamespace(logits=self.conv(x))
 
 
-def coarse(align_corners=False, size_divisor=1):
-    """`Coarse`'s weights, its logits at full size, and a jitted `predict`."""
-    config = ConfigDict(
+GRAPH, WEIGHTS = split_model(Coarse())
+
+
+def config_of(*, scale=(10_000, 10_000), align_corners=False, **changes):
+    evaluation = dict(window=(8, 8), stride=(5, 5), blending="flat", window_batch=1, size_divisor=1, dtype="float32")
+    evaluation |= dict(tta_scales=SCALES, tta_flip=True) | changes
+    return ConfigDict(
         dict(
             model=dict(align_corners=align_corners),
-            eval=dict(window=(8, 8), stride=(5, 5), size_divisor=size_divisor, dtype="float32"),
+            data=dict(source="streets", scale=scale),
+            eval=evaluation,
         )
     )
-    graph, weights = split_model(Coarse())
 
-    def full(x):
-        y = conv(x, weights["params"]["conv"]["kernel"], stride=2, padding=1)
-        return resize_bilinear(y, x.shape[1:3], align_corners=align_corners)
 
-    return weights, full, jax.jit(make_predict(graph, config, make_mesh(data=1, space=1)), static_argnums=(2, 3))
+def inference_of(**changes):
+    return Inference(GRAPH, config_of(**changes), make_mesh(data=1, space=1))
+
+
+def inference_for(images, **changes):
+    """One whose scale is the images' own."""
+    return inference_of(scale=images.shape[1:3], **changes)
+
+
+def draw(n, h, w):
+    return np.random.default_rng([n, h, w]).integers(0, 256, (n, h, w, 3), np.uint8)
+
+
+def network(x, align_corners=False):
+    """The logits of normalised images at their size."""
+    logits = conv(jnp.asarray(x), WEIGHTS["params"]["conv"]["kernel"], stride=2, padding=1)
+    return np.asarray(resize_bilinear(logits, x.shape[1:3], align_corners=align_corners), np.float64)
+
+
+def softmax(logits):
+    return np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
+
+
+def plain_logits(images, mode, *, divisor=1, window=(8, 8), stride=(5, 5), align_corners=False):
+    """What the network says of `images` as they are: padded, in windows where the mode says so, cut back."""
+    n, h, w, _ = images.shape
+    x = np.pad(np.asarray(normalize(images)), ((0, 0), (0, -h % divisor), (0, -w % divisor), (0, 0)))
+    if mode.startswith("whole"):
+        return network(x, align_corners)[:, :h, :w]
+    total, count = np.zeros((*x.shape[:3], CLASSES)), np.zeros((1, *x.shape[1:3], 1))
+    for y1, y2, x1, x2 in upstream_windows(*x.shape[1:3], window, stride):
+        total[:, y1:y2, x1:x2] += network(x[:, y1:y2, x1:x2], align_corners)
+        count[:, y1:y2, x1:x2] += 1
+    return (total / count)[:, :h, :w]
+
+
+def plain_probabilities(images, mode, *, align_corners=False, **how):
+    n, h, w, _ = images.shape
+    if not mode.endswith("_tta"):
+        return softmax(plain_logits(images, mode, align_corners=align_corners, **how))
+    views = []
+    for scale in SCALES:
+        size = int(w * scale + 0.5), int(h * scale + 0.5)
+        seen = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) for image in images])
+        for mirrored in (False, True):
+            view = seen[:, :, ::-1] if mirrored else seen
+            logits = plain_logits(np.ascontiguousarray(view), mode, align_corners=align_corners, **how)
+            logits = logits[:, :, ::-1] if mirrored else logits
+            logits = resize_bilinear(jnp.asarray(logits, jnp.float32), (h, w), align_corners=align_corners)
+            views.append(softmax(logits))
+    return np.mean(views, 0)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_predict_resizes_logits_to_the_input_and_then_to_the_size(align_corners):
-    weights, full, predict = coarse(align_corners)
-    images = np.random.default_rng(0).integers(0, 256, (2, 12, 15, 3), np.uint8)
-    x = normalize(images)
-    for mode, logits in (("whole", full(x)), ("slide", slide(full, x, window=(8, 8), stride=(5, 5)))):
-        ids = predict(weights, images, (24, 29), mode)
-        assert ids.dtype == jnp.uint8
-        assert ids.shape == (2, 24, 29)
-        logits = np.sort(resize_bilinear(logits, (24, 29), align_corners=align_corners), -1)
-        sure = logits[..., -1] - logits[..., -2] > 1e-4  # compiled as one program the sums may round otherwise
-        assert sure.mean() > 0.99
-        expected = jnp.argmax(resize_bilinear(full(x), (24, 29), align_corners=align_corners), -1)
-        if mode == "whole":
-            np.testing.assert_array_equal(ids[sure], expected[sure])
-        else:
-            assert (np.asarray(ids) != np.asarray(expected)).any()  # its windows see borders inside the image
-
-
-@pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_predict_pads_to_the_size_divisor_and_cuts_back(mode):
-    """Zeros behind the normalised image, at its right and bottom, before windows are laid."""
-    weights, full, predict = coarse(size_divisor=7)
-    images = np.random.default_rng(0).integers(0, 256, (2, 12, 15, 3), np.uint8)
-    padded = np.pad(normalize(images), ((0, 0), (0, 2), (0, 6), (0, 0)))
-    logits = full(padded) if mode == "whole" else slide(full, padded, window=(8, 8), stride=(5, 5))
-    logits = np.asarray(logits)[:, :12, :15]
-    order = np.sort(logits, -1)
+@pytest.mark.parametrize("divisor", [1, 7])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_its_plain_definition(mode, divisor, align_corners):
+    images = draw(2, 12, 15)
+    one = inference_for(images, size_divisor=divisor, align_corners=align_corners)
+    expected = plain_probabilities(images, mode, divisor=divisor, align_corners=align_corners)
+    found = np.asarray(one.probabilities(WEIGHTS, images, mode))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    ids = np.asarray(one.ids(WEIGHTS, images, mode))
+    assert (ids.dtype, ids.shape) == (np.uint8, (2, 12, 15))
+    order = np.sort(expected, -1)
     sure = order[..., -1] - order[..., -2] > 1e-4
-    assert sure.mean() > 0.99
-    ids = predict(weights, images, (12, 15), mode)
-    np.testing.assert_array_equal(ids[sure], logits.argmax(-1)[sure])
-    unpadded = coarse()[2](weights, images, (12, 15), mode)
-    assert (np.asarray(ids) != np.asarray(unpadded)).any()  # the padding is seen, at the border
+    assert sure.mean() > 0.95
+    np.testing.assert_array_equal(ids[sure], expected.argmax(-1)[sure])
 
 
-@pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_a_size_divisor_of_the_size_changes_nothing(mode):
-    images = np.random.default_rng(0).integers(0, 256, (1, 12, 18, 3), np.uint8)
-    weights, _, predict = coarse(size_divisor=6)
-    np.testing.assert_array_equal(
-        predict(weights, images, (12, 18), mode), coarse()[2](weights, images, (12, 18), mode)
+SIDES = st.integers(1, 26)
+
+
+@given(h=SIDES, w=SIDES, window=st.tuples(SIDES, SIDES), cut=st.integers(1, 3), group=st.integers(1, 3))
+@settings(max_examples=6, deadline=None)
+def test_slide_is_upstreams_loop_at_any_size(h, w, window, cut, group):
+    stride = tuple(-(-side // cut) for side in window)
+    images = draw(1, h, w)
+    one = inference_for(images, window=window, stride=stride, window_batch=group)
+    found = one.probabilities(WEIGHTS, images, "slide")
+    np.testing.assert_allclose(found, softmax(plain_logits(images, "slide", window=window, stride=stride)), atol=1e-5)
+
+
+@pytest.mark.parametrize("blending", ["flat", "gaussian"])
+@pytest.mark.parametrize("window", [(12, 17), (40, 50), (12, 50)])
+def test_a_window_over_the_whole_image_is_whole(window, blending):
+    """To the bit where all of a window counts the same."""
+    images = draw(2, 12, 17)
+    one = inference_for(images, window=window, blending=blending)
+    slide, whole = (np.asarray(one.probabilities(WEIGHTS, images, mode)) for mode in ("slide", "whole"))
+    np.testing.assert_allclose(slide, whole, atol=1e-6 if blending == "gaussian" else 0)
+
+
+def test_gaussian_windows_count_less_where_they_end():
+    """Far from every window's border but their own middle's, the middle's window alone decides."""
+    images = draw(1, 8, 13)
+    flat, gaussian = (
+        np.asarray(inference_for(images, blending=blending).probabilities(WEIGHTS, images, "slide"))
+        for blending in ("flat", "gaussian")
     )
+    first = softmax(plain_logits(np.ascontiguousarray(images[:, :, :8]), "whole"))
+    inside = np.s_[:, 2:6, 5]  # two columns from the first window's end, and in the second window its first
+    assert np.abs(gaussian[inside] - first[inside]).max() < 0.1 * np.abs(flat[inside] - first[inside]).max()
+
+
+def test_images_are_fitted_into_the_scale_and_results_have_their_size():
+    images = draw(2, 12, 15)
+    found = np.asarray(inference_of(scale=(20, 40)).probabilities(WEIGHTS, images, "whole"))
+    fitted = np.stack([cv2.resize(image, (25, 20), interpolation=cv2.INTER_LINEAR) for image in images])
+    logits = resize_bilinear(jnp.asarray(network(normalize(fitted)), jnp.float32), (12, 15), align_corners=False)
+    np.testing.assert_allclose(found, softmax(logits), atol=1e-5)
+
+
+class Brightness(nnx.Module):
+    """A network whose second logit is how bright the image is, at stride 4."""
+
+    def __init__(self, align_corners):
+        self.align_corners = align_corners
+
+    def __call__(self, x):
+        size = [-(-side // 4) for side in x.shape[1:3]]
+        bright = resize_bilinear(x[..., :1], size, align_corners=self.align_corners)
+        return SimpleNamespace(logits=jnp.concatenate([jnp.zeros_like(bright), bright], -1))
+
+
+def brightest(share):
+    """(row, column) around which the values [h,w] that are more than half the largest lie."""
+    weights = np.maximum(share - (share.min() + share.max()) / 2, 0)
+    rows, columns = np.mgrid[: share.shape[0], : share.shape[1]]
+    return (weights * rows).sum() / weights.sum(), (weights * columns).sum() / weights.sum()
+
+
+@pytest.mark.parametrize(
+    ("mode", "sides"), [("whole", range(64, 81)), ("slide", range(64, 81)), ("slide_tta", (64, 71, 77))]
+)
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_an_impulse_stays_where_it_is_at_every_size(mode, sides, align_corners):
+    graph, weights = split_model(Brightness(align_corners))
+    for side in sides:
+        place = side / 2 - 0.5, side / 3
+        rows, columns = np.mgrid[:side, : side + 3]
+        bright = np.exp(-((rows - place[0]) ** 2 + (columns - place[1]) ** 2) / (2 * 7**2))
+        images = np.repeat((255 * bright).astype(np.uint8)[None, ..., None], 3, -1)
+        config = config_of(scale=images.shape[1:3], align_corners=align_corners, window=(48, 48), stride=(32, 32))
+        config.eval.tta_scales = (0.75, 1.0, 1.5)
+        one = Inference(graph, config, make_mesh(data=1, space=1))
+        found = brightest(np.asarray(one.probabilities(weights, images, mode), np.float64)[0, ..., 1])
+        assert np.abs(np.subtract(found, place)).max() < 0.25, side
+
+
+def test_one_program_serves_all_images_as_large_as_the_window():
+    one = inference_of(scale=(40, 40))
+    for size in ((20, 30), (10, 12), (30, 20)):
+        one.ids(WEIGHTS, draw(1, *size), "slide")
+    assert len(one._forward._latest) == 1
+    one.ids(WEIGHTS, draw(1, 4, 30), "slide")  # 5x40, less than a window
+    assert len(one._forward._latest) == 2
+
+
+def test_programs_of_old_sizes_are_forgotten(monkeypatch):
+    monkeypatch.setattr(module, "MOST_FORMS", 3)
+    one = inference_of(scale=(16, 16))
+    for side in range(8, 16):
+        one.ids(WEIGHTS, draw(1, side, 8), "whole")
+    assert len(one._forward._latest) == len(one._ids._latest) == 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_has_no_room_says_so_and_is_not_tried(mode, monkeypatch):
+    images = draw(1, 40, 30)
+    one = inference_for(images)
+    needed = one.needed_bytes(WEIGHTS, images.shape, mode)
+    assert needed > 40 * 30 * CLASSES * 4
+    monkeypatch.setattr(one, "_free_bytes", lambda: needed - 1)
+    monkeypatch.setattr(one, "_seen", lambda *_: pytest.fail("was tried"))
+    with pytest.raises(UserError, match=rf"^40x30 pixels, {mode}: 1 of them at once need 0\.0 GiB .*parts$"):
+        one.ids(WEIGHTS, images, mode)
+
+
+def test_the_absurd_is_refused_without_compiling(monkeypatch):
+    one = inference_of()
+    monkeypatch.setattr(one, "needed_bytes", lambda *_: pytest.fail("was compiled"))
+    images = np.broadcast_to(np.zeros(3, np.uint8), (1, 10**6, 10**6, 3))
+    with pytest.raises(UserError, match="take mode slide, or cut it into parts"):
+        one.ids(WEIGHTS, images, "whole")

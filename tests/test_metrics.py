@@ -84,5 +84,18 @@ def test_table_is_in_percent():
     ]
 
 
+def test_table_with_boundary_iou():
+    table = Scores.of([[6, 2, 0], [0, 2, 0], [0, 0, 0]]).table(
+        ("road", "car", "sidewalk"), np.array([0.5, 0.25, np.nan])
+    )
+    assert table.splitlines() == [
+        "class       IoU    Acc   BIoU  pixels",
+        "road      75.00  75.00  50.00  80.00%",
+        "car       50.00 100.00  25.00  20.00%",
+        "sidewalk    nan    nan    nan   0.00%",
+        "mIoU 62.50   mAcc 87.50   mBIoU 37.50   aAcc 80.00",
+    ]
+
+
 def test_table_of_nothing():
     assert Scores.of(np.zeros((1, 1))).table(("road",)).endswith("mIoU nan   mAcc nan   aAcc nan")

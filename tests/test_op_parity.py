@@ -9,7 +9,8 @@ from fixtures import load, nhwc
 from reference import rule
 
 from cropjax import optim
-from cropjax.losses import cross_entropy, pixel_accuracy
+from cropjax.losses.accuracy import pixel_accuracy
+from cropjax.losses.cross_entropy import cross_entropy
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.models.layers import BatchNorm, GroupNorm, LayerNorm
 from cropjax.ops.attention import attention

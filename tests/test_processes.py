@@ -111,9 +111,21 @@ def test_two_processes_give_what_one_gives(finished, tmp_path):
     assert worst < 0.02
 
     assert [result.returncode for result in finish(start(2, workdir, module="cropjax.evaluate"))] == [0, 0]
-    by_two = json.loads((workdir / "evaluation.json").read_text())
+    by_two = json.loads((workdir / "evaluation/evaluation.json").read_text())
     assert command("cropjax.evaluate", f"--config={CONFIG}", f"--workdir={workdir}").returncode == 0
-    assert json.loads((workdir / "evaluation.json").read_text()) == by_two
+    assert json.loads((workdir / "evaluation/evaluation.json").read_text()) == by_two
+
+
+@pytest.mark.slow
+def test_all_processes_end_early_together(tmp_path):
+    """A run that changes nothing, evaluated after every second step."""
+    still = ("optim.lr=0.0", "optim.min_lr=0.0", "model.norm.momentum=1.0", "eval.every=2", "eval.stop_after=1")
+    still = [f"--config.{field}" for field in still]
+    first, second = finish(start(2, tmp_path, *still))
+    assert [first.returncode, second.returncode] == [0, 0], (first, second)
+    assert "step 4: no whole/miou above that of step 2 since then, training ends" in first.stdout
+    again, _ = finish(start(2, tmp_path, *still))
+    assert f"finished already, 4 of {TOTAL} steps; raise eval.stop_after to go on" in again.stdout
 
 
 @pytest.mark.slow

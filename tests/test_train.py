@@ -57,7 +57,8 @@ def test_run_leaves_curves_pictures_and_a_checkpoint(finished):
     evaluation = next(line for line in lines if "eval/whole/miou" in line)
     assert evaluation["step"] == 4
     assert evaluation["eval/slide/miou"] == pytest.approx(scores["slide"].summary["miou"])
-    assert "eval/whole/iou/road" in evaluation
+    assert "iou/whole/road" in evaluation
+    assert evaluation["best/whole/miou"] == evaluation["eval/whole/miou"]
     assert final_state(config, workdir)[0] == 4
     assert not (workdir / "checkpoints" / "room").exists()
 
@@ -67,7 +68,7 @@ def test_tensorboard_has_curves_pictures_parameters_and_settings(finished):
     events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={TENSORS: 0})
     events.Reload()
     tags = events.Tags()["tensors"]
-    assert {"parameters", "eval/panels", "train/loss", "eval/whole/iou/road"} <= set(tags)
+    assert {"parameters", "eval/panels", "train/loss", "iou/whole/road"} <= set(tags)
     assert {event.step for event in events.Tensors("train/loss")} == {2, 4}
     (miou,) = (float(make_ndarray(event.tensor_proto)) for event in events.Tensors("eval/slide/miou"))
     assert miou == pytest.approx(scores["slide"].summary["miou"])

@@ -12,7 +12,7 @@ from cropjax.config import build_augment, build_source, example_form
 from cropjax.data.pipeline import train_batches
 from cropjax.data.prepare import prepare
 from cropjax.errors import UserError
-from cropjax.losses import resized_cross_entropy
+from cropjax.losses.cross_entropy import resized_cross_entropy
 from cropjax.ops.normalize import STD
 from cropjax.step import network_input
 from cropjax.train import train
@@ -61,7 +61,7 @@ def test_a_run_with_everything(comma10k, tmp_path, monkeypatch, caplog):
         seen["repeats"] = kwargs["repeats"].tolist()
         return train_batches(*args, **kwargs)
 
-    monkeypatch.setattr("cropjax.step.resized_cross_entropy", loss)
+    monkeypatch.setattr("cropjax.losses.objective.resized_cross_entropy", loss)
     monkeypatch.setattr("cropjax.config.train_batches", batches)
     config = config_of(comma10k, on_error="skip", repeat_rare=0.5, photometric="device")
     config.loss.balance = "median"

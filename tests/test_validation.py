@@ -70,8 +70,23 @@ def test_published_sizes_are_valid(network, sizes):
         ("pspnet", "data.patience", 0.0, ["at least 0.1"]),
         ("pspnet", "data.patience", 60.0, ["data.patience = 60.0 is more than train.patience = 45.0"]),
         ("pspnet", "train.on_nan", "ignore", ["stop, rollback"]),
+        ("pspnet", "train.ema", 1.5, ["1.5", "at most 1"]),
+        ("pspnet", "train.frozen_stages", 5, ["5", "at most 4"]),
+        ("pspnet", "train.frozen_stages", -2, ["at least -1"]),
+        ("segformer", "optim.layer_decay", 1.1, ["1.1", "at most 1"]),
+        ("segformer", "eval.stop_after", -1, ["-1", "at least 0"]),
         ("pspnet", "mesh.space", -2, ["at least -1"]),
         ("pspnet", "data.repeat_rare", 1.5, ["at most 1"]),
+        ("pspnet", "loss.terms.dice", -1.0, ["at least 0"]),
+        ("pspnet", "loss.terms.cross_entropy", 0.0, ["all 0", "cross_entropy=1.0"]),
+        ("pspnet", "loss.label_smoothing", 1.0, ["at most 0.99"]),
+        ("pspnet", "loss.focal.gamma", -1.0, ["at least 0"]),
+        ("pspnet", "loss.focal.alpha", 1.5, ["at most 1"]),
+        ("pspnet", "loss.dice.activation", "relu", ["sigmoid, softmax"]),
+        ("pspnet", "loss.ohem.min_kept", -1, ["whole number", "at least 0"]),
+        ("pspnet", "loss.ohem.threshold", 1.5, ["at most 1"]),
+        ("pspnet", "loss.ohem.threshold", 0.7, ["loss.ohem.min_kept = 0", "100000"]),
+        ("pspnet", "loss.average", "mean", ["all, valid"]),
         ("pspnet", "loss.balance", "enet", ["none, log, median"]),
         ("pspnet", "loss.class_weights", (1.0, 2.0), ["2 weights", "19 classes"]),
         ("pspnet", "loss.class_weights", (1.0,) * 18 + (-1.0,), ["-1.0", "at least 0"]),
@@ -85,7 +100,7 @@ def test_field(network, field, value, wanted):
         part = part[step]
     part[name] = value
     line = mistake(config)
-    assert line.startswith(field)
+    assert line.startswith("loss.terms are" if "all 0" in wanted else field)
     for text in wanted:
         assert text in line
 
@@ -182,3 +197,48 @@ def test_a_batchnorm_group_does_not_span_parts_of_a_batch():
     assert "model.norm.groups = 1 would span the 2 parts of train.accumulate" in mistake(config)
     config.model.norm.groups = 2
     validate(config)
+
+
+def test_a_setting_of_a_loss_that_is_left_out():
+    config = defaults("pspnet")
+    config.loss.terms.update(cross_entropy=0.0, dice=1.0)
+    validate(config)
+    config.loss.label_smoothing = 0.1
+    assert "loss.label_smoothing = 0.1 is of cross entropy, which loss.terms.cross_entropy = 0" in mistake(config)
+    config.loss.label_smoothing = 0.0
+    config.loss.ohem.update(min_kept=100_000, threshold=0.7)
+    assert "loss.ohem.min_kept = 100000 picks pixels of cross_entropy and focal" in mistake(config)
+    config.loss.terms.focal = 1.0
+    validate(config)
+
+
+def test_class_weights_and_balance():
+    config = defaults("pspnet")
+    config.loss.update(class_weights=(1.0,) * 19, balance="log")
+    assert "loss.class_weights and loss.balance = 'log'" in mistake(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"terms": dict(dice=3.0)}, "loss.terms.dice = 3.0"),
+        ({"terms": dict(dice=1.0, lovasz=2.0)}, "loss.terms.dice = 1.0 and loss.terms.lovasz = 2.0"),
+        ({"terms": dict(focal=1.0), "balance": "log"}, "loss.terms.focal = 1.0 with weights of classes"),
+        ({"terms": dict(focal=1.0), "class_weights": (1.0,) * 19}, "loss.terms.focal = 1.0 with weights of classes"),
+        ({"ohem": dict(min_kept=100_000)}, "loss.ohem.min_kept = 100000"),
+        ({"terms": dict(focal=1.0)}, None),
+        ({"label_smoothing": 0.1, "balance": "log"}, None),
+    ],
+    ids=str,
+)
+def test_losses_that_are_not_sums_over_pixels_do_not_accumulate(changes, wanted):
+    config = defaults("pspnet")
+    config.loss.update(changes)
+    validate(config)
+    config.train.accumulate = config.model.norm.groups = 2
+    if wanted is None:
+        validate(config)
+    else:
+        line = mistake(config)
+        assert line.startswith(f"{wanted} would see each of the 2 parts of train.accumulate by itself")
+        assert "set train.accumulate = 1" in line

@@ -1,5 +1,6 @@
 """Small data sets on disk, laid out as the real ones are."""
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -38,6 +39,18 @@ def folders_tree(root, counts, num_classes, colours=(), size=(20, 40)):
             save(root / "images" / split / f"{i:04d}.png", rng.integers(0, 256, (*size, 3)))
             save(root / "labels" / split / f"{i:04d}.png", label)
     return root
+
+
+def film(path, frames, size=(32, 48)):
+    """A video whose frames are of one red each, lighter and lighter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(
+        str(path), cv2.VideoWriter_fourcc(*"MJPG" if path.suffix == ".avi" else "mp4v"), 5, size[::-1]
+    )
+    assert writer.isOpened()
+    for index in range(frames):
+        writer.write(np.full((*size, 3), (0, 0, 20 * index % 256), np.uint8))
+    writer.release()
 
 
 def save(path, pixels):

@@ -15,7 +15,7 @@ from cropjax.config import build_model, build_optimizer, example_form, label_set
 from cropjax.data.transforms import draw_distortion
 from cropjax.errors import UserError
 from cropjax.host_memory import StepMemory
-from cropjax.inference import make_predict
+from cropjax.inference import Inference
 from cropjax.ops.normalize import normalize
 from cropjax.ops.plain import plain
 from cropjax.sharding import batch_form, make_mesh, place_batch, replicated
@@ -49,6 +49,32 @@ class Program:
 
     def seconds(self):
         return timer(self.run)()
+
+    def flop(self):
+        return count_flop(self.jitted, *self.arguments)
+
+
+@dataclass
+class Evaluation:
+    """What finds the class `ids` of images in one of evaluation's modes: several programs, and what the host does."""
+
+    inference: Inference
+    weights: dict
+    images: np.ndarray
+    mode: str
+
+    def run(self):
+        """Once, until the device is done; the first time compiles."""
+        jax.block_until_ready(self.inference.ids(self.weights, self.images, self.mode))
+
+    def seconds(self):
+        return timer(self.run)()
+
+    def flop(self):
+        """Of the network, all that it sees; None where XLA counts none."""
+        calls = self.inference.calls(self.weights, self.images.shape, self.mode)
+        counts = [(count_flop(jax.jit(function), *forms), times) for function, forms, times in calls]
+        return sum(flop * times for flop, times in counts) if all(flop for flop, _ in counts) else None
 
 
 def count_flop(jitted, *arguments):
@@ -122,12 +148,12 @@ class Programs:
         template = abstract_state(self.weights, direction, self.mesh)
         return step.trace(template, batch_form(n, self.mesh, **example_form(self.config, size)))
 
-    def predict(self, batch, mode):
-        """Class ids of uint8 images on the device, at their size, as evaluation finds them under `mode`."""
-        images = self._placed(batch)["image"]
-        predict = make_predict(self.graph, self.config, self.mesh)
-        jitted = jax.jit(lambda weights, x: predict(weights, x, x.shape[1:3], mode))
-        return Program(jitted, (self._held(), images))
+    def evaluation(self, batch, mode):
+        """Class ids of the batch's uint8 images, from the host and at their size, as evaluation finds them."""
+        self._check(len(batch["image"]))
+        config = ConfigDict(self.config)
+        config.data.scale = batch["image"].shape[1:3]
+        return Evaluation(Inference(self.graph, config, self.mesh), self._held(), batch["image"], mode)
 
     def logits(self, batch):
         """What another kit's network must agree with: logits float32 [n,h',w',k], its products at full precision."""

@@ -15,16 +15,14 @@ import numpy as np
 from cropjax.benchmark.machine import Others, peak_bytes
 from cropjax.benchmark.measure import OURS, WARM_UPS, Line, Party, Times, alternate, matrix_peak, timer
 from cropjax.benchmark.opponents import Opponents
-from cropjax.benchmark.programs import Programs, count_flop
+from cropjax.benchmark.programs import Programs
 from cropjax.benchmark.report import Row
 from cropjax.benchmark.startup import first_dispatch, self_contained, without_cache
 from cropjax.config import build_augment, build_batches, build_source
 from cropjax.data.pipeline import made_ahead
 from cropjax.errors import UserError
-from cropjax.inference import window_starts
 from cropjax.models.repeat import KEEP
 from cropjax.progress import Progress
-from cropjax.validation import MODES
 
 IMAGES_A_ROUND = 128  # of `input`, at least
 
@@ -134,17 +132,11 @@ def evaluation(session):
     config, size, dtype = session.config, session.image_size, session.config.eval.dtype
     window, stride = tuple(config.eval.window), tuple(config.eval.stride)
     batch = session.programs.batch(1, size)
-    for mode in MODES:
-        program = session.programs.predict(batch, mode)
-        flop = None
-        if mode == "slide":  # a loop, of which XLA counts one turn
-            seen = tuple(map(min, window, size))
-            one = session.programs.predict(session.programs.batch(1, seen), "whole")
-            turns = math.prod(len(window_starts(*axis)) for axis in zip(size, window, stride, strict=True))
-            flop = (count_flop(one.jitted, *one.arguments) or 0) * turns or None
+    for mode in ("whole", "slide"):  # the rivals have no other
+        program = session.programs.evaluation(batch, mode)
         what = f"{mode} {_shape(1, size)}"
         asked = dict(mode=mode, window=window, stride=stride)
-        yield _timed(session, "evaluate", what, program, "evaluate", batch, dtype, flop, **asked)
+        yield _timed(session, "evaluate", what, program, "evaluate", batch, dtype, **asked)
 
 
 def pipeline(session):
@@ -243,13 +235,13 @@ SUITES = {
 }
 
 
-def _timed(session, suite, what, program, do, batch, dtype, flop=None, **message):
+def _timed(session, suite, what, program, do, batch, dtype, **message):
     """One row: `program` of ours and what rivals take for `do`, in turns."""
     try:
         with contextlib.ExitStack() as stack:
             names = session.opponents.of(suite)
             running = {name: stack.enter_context(session.opponents.process(name, batch, dtype)) for name in names}
-            flop = flop or count_flop(program.jitted, *program.arguments)
+            flop = program.flop()
             parties = {OURS: Party(program.seconds, time.process_time)}
             for name, process in running.items():
                 parties[name] = Party(partial(process.number, "seconds", do, **message), process.cpu)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import cv2
 import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cropjax.data.labels import IGNORE, MOST_CLASSES
 from cropjax.errors import UserError
@@ -20,6 +20,7 @@ from cropjax.errors import UserError
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # 89 million: more is taken for a decompression bomb
 _UNKNOWN = MOST_CLASSES  # marks what is no class
 _PNG, _JPEG = b"\x89PNG", b"\xff\xd8"
+OTHER_FORMATS = (b"RIFF", b"BM", b"II*\0", b"MM\0*")  # how WebP, BMP and TIFF begin
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -29,12 +30,32 @@ def read_image(file) -> np.ndarray:
     As OpenCV converts to colours: 16 bits to 8 by cutting off, grey and palette to colours, alpha dropped. An EXIF
     orientation is not applied, because a label file has none.
     """
-    data = read_bytes(file)
-    pixels = _plain_png(data, channels=3)
+    return _colours(file, read_bytes(file), cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def read_photograph(file) -> np.ndarray:
+    """As `read_image`, but upright, as viewers and OpenCV show it, and also of WebP, BMP and TIFF; of these, 8 bits."""
+    data = _content(file)
+    if data.startswith((_PNG, _JPEG)):
+        _check_whole(file, data)
+        return _colours(file, data)
+    if not data.startswith(OTHER_FORMATS):
+        raise UserError(f"{file}: not one of PNG, JPEG, WebP, BMP and TIFF; convert it to one of them")
+    _check_size(file, data)
+    picture = open_picture(file, data)
+    if picture.mode.startswith(("I", "F")):
+        raise UserError(f"{file}: an image of mode {picture.mode}; convert it to 8 bits a channel")
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def _colours(file, data: bytes, orientation: int = 0) -> np.ndarray:
+    """A PNG or JPEG as uint8 [h, w, 3]; `orientation` is OpenCV's flag that leaves the EXIF orientation, or 0."""
+    pixels = None
+    if orientation or b"eXIf" not in data:
+        pixels = _plain_png(data, channels=3)
     if pixels is None:
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         with contextlib.suppress(cv2.error):
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | orientation)
     if pixels is None:
         raise UserError(f"{file}: cannot be decoded; copy or download it again")
     return pixels
@@ -165,17 +186,29 @@ def read_bytes(file) -> bytes:
 
     OpenCV 4.10 does so for a JPEG without a word; OpenCV 5 refuses it.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    data = _content(file)
     if not data.startswith((_PNG, _JPEG)):
         raise UserError(f"{file}: neither PNG nor JPEG; convert it, or remove it with its counterpart")
-    if _claimed_pixels(file, data) > MOST_PIXELS:
-        raise UserError(f"{file}: claims more than {MOST_PIXELS} pixels; remove it, or cut it into parts")
+    _check_whole(file, data)
+    return data
+
+
+def _content(file) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _check_whole(file, data: bytes) -> None:
+    _check_size(file, data)
     if not (_whole_png(data) if data.startswith(_PNG) else _whole_jpeg(data)):
         raise UserError(f"{file}: truncated or damaged; copy or download it again")
-    return data
+
+
+def _check_size(file, data: bytes) -> None:
+    if _claimed_pixels(file, data) > MOST_PIXELS:
+        raise UserError(f"{file}: claims more than {MOST_PIXELS} pixels; remove it, or cut it into parts")
 
 
 def _claimed_pixels(file, data: bytes) -> int:

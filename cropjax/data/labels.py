@@ -115,9 +115,12 @@ CAMVID, COMMA10K = (
     for classes in (_CAMVID, _COMMA10K)
 )
 
+# uint8[19]: the id of each train id in the *_labelIds.png files.
+CITYSCAPES_LABEL_ID = np.array([label_id for _, label_id, _ in _CITYSCAPES], np.uint8)
+CITYSCAPES_LABEL_ID.flags.writeable = False
 # uint8[256]: the 34 label ids 0..33 to train ids; the 15 that are not evaluated, and all else, to IGNORE.
 CITYSCAPES_TRAIN_ID = np.full(256, IGNORE, np.uint8)
-CITYSCAPES_TRAIN_ID[[label_id for _, label_id, _ in _CITYSCAPES]] = np.arange(len(_CITYSCAPES))
+CITYSCAPES_TRAIN_ID[CITYSCAPES_LABEL_ID] = np.arange(len(_CITYSCAPES))
 CITYSCAPES_TRAIN_ID.flags.writeable = False
 # What a file of label ids may hold -> train id.
 CITYSCAPES_IDS = {value: int(CITYSCAPES_TRAIN_ID[value]) for value in (*range(34), IGNORE)}

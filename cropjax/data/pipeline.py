@@ -17,7 +17,6 @@ import grain
 import numpy as np
 from absl import flags, logging
 
-from cropjax.data import transforms
 from cropjax.data.ahead import ahead, usable_cores
 from cropjax.data.labels import IGNORE
 from cropjax.distributed import SIGNALS
@@ -173,7 +172,6 @@ def _closing(iterator: Any) -> Iterator[dict]:
 def eval_batches(
     source: Source,
     *,
-    scale: tuple[int, int] | None = None,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
@@ -181,34 +179,32 @@ def eval_batches(
 ) -> Iterator[dict]:
     """The records process_index, process_index + process_count, ... once each, in batches of equal shapes.
 
-    Yields {"image": uint8 [n, H, W, 3] fitted into (long, short) = `scale`, "label": uint8 [n, h, w] at its
-    original size, "names": list of str}, n = `batch_size` (of this process). A shape's last batch is filled up
-    with zero images and all-ignored labels, which have no name and which no metric counts.
+    Yields {"image": uint8 [n, h, w, 3], "label": uint8 [n, h, w], "names": list of str}, n = `batch_size` (of this
+    process). A shape's last batch is filled up with zero images and all-ignored labels, which have no name and which no
+    metric counts.
     `on_record` is called after each record: where shapes are many, a batch may take many to fill.
     """
     indices = range(process_index, len(source), process_count)
     waiting: dict[tuple, list[dict]] = {}
-    for record in ahead(lambda index: _at_scale(source[index], scale), indices):
+    for record in ahead(lambda index: _whole(source[index]), indices):
         on_record()
-        shapes = record["image"].shape, record["label"].shape
-        group = waiting.setdefault(shapes, [])
+        group = waiting.setdefault(record["label"].shape, [])
         group.append(record)
         if len(group) == batch_size:
-            yield _stack(group, shapes, batch_size)
-            del waiting[shapes]
-    for shapes, group in waiting.items():
-        yield _stack(group, shapes, batch_size)
+            yield _stack(group, batch_size)
+            del waiting[record["label"].shape]
+    for group in waiting.values():
+        yield _stack(group, batch_size)
 
 
-def _at_scale(record: dict, scale: tuple[int, int] | None) -> dict:
-    image, label = record["image"][:, :], record["label"][:, :]
-    return record | {"image": image if scale is None else transforms.resize_keep_ratio(image, scale), "label": label}
+def _whole(record: dict) -> dict:
+    return record | {"image": record["image"][:, :], "label": record["label"][:, :]}
 
 
-def _stack(records: list[dict], shapes: tuple, batch_size: int) -> dict:
-    image_shape, label_shape = shapes
-    image = np.zeros((batch_size, *image_shape), np.uint8)
-    label = np.full((batch_size, *label_shape), IGNORE, np.uint8)
+def _stack(records: list[dict], batch_size: int) -> dict:
+    size = records[0]["label"].shape
+    image = np.zeros((batch_size, *size, 3), np.uint8)
+    label = np.full((batch_size, *size), IGNORE, np.uint8)
     for i, record in enumerate(records):
         image[i], label[i] = record["image"], record["label"]
     return {"image": image, "label": label, "names": [record["name"] for record in records]}

@@ -1,4 +1,4 @@
-"""Figures that take their colours from the page around them, light or dark."""
+"""Figures: SVGs that take their colours from the page around them, light or dark, and PNGs, dark on white."""
 
 import io
 import re
@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 _INK = "#123456"  # stands for the page's colour of text
+DARK = "#222222"
 # After Okabe and Ito, whom colour-blind people can tell apart; as bright as can be read on white and on black.
 COLOURS = ("#2f8fd3", "#e0662a", "#1fa884", "#cc79a7", "#d99a00", "#56b4e9")
 STYLE = {
@@ -19,17 +20,14 @@ STYLE = {
     "axes.grid": False,
     "image.cmap": "viridis",
     "legend.frameon": False,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK
-    ),
 }
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 
 
 def draw(rows, columns, paint, *, width=7.2, height=2.4):
     """The SVG of a figure of `rows` x `columns` axes, each `height` inches high; `paint(axes)` gets them as [r,c]."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height * rows), layout="constrained")
-        paint(figure.subplots(rows, columns, squeeze=False))
+    with matplotlib.rc_context(STYLE | dict.fromkeys(_INKED, _INK)):
+        figure = _painted(rows, columns, paint, width, height)
         figure.patch.set_alpha(0)
         for axes in figure.axes:
             axes.patch.set_alpha(0)
@@ -39,3 +37,16 @@ def draw(rows, columns, paint, *, width=7.2, height=2.4):
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     head, rest = svg.split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest  # as wide as the page
+
+
+def save(path, rows, columns, paint, *, width=7.2, height=2.4):
+    """Writes such a figure as a PNG of 150 pixels an inch."""
+    with matplotlib.rc_context(STYLE | dict.fromkeys(_INKED, DARK)):
+        figure = _painted(rows, columns, paint, width, height)
+        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+
+
+def _painted(rows, columns, paint, width, height):
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    paint(figure.subplots(rows, columns, squeeze=False))
+    return figure

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cropjax.config import build_balance, build_model, build_source
+from cropjax.config import build_balance, build_model, build_objective, build_source
 from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, drawn_weights
@@ -97,7 +97,7 @@ def small_gradient(config, graph, class_weights=()):
 
     `class_weights`, one a class, are those of `config.loss` unless given.
     """
-    class_weights = class_weights or tuple(config.loss.class_weights)
+    objective = build_objective(config, class_weights)
 
     @jax.jit
     def gradient(weights, batch, index):
@@ -108,10 +108,8 @@ def small_gradient(config, graph, class_weights=()):
                 network_input(batch, jnp.float32),
                 batch["label"],
                 key=jax.random.fold_in(jax.random.key(config.seed), index),
-                align_corners=config.model.align_corners,
-                average=config.loss.average,
+                objective=objective,
                 auxiliary_weight=config.loss.auxiliary_weight,
-                weights=class_weights,
             )
             return total
 

@@ -136,6 +136,7 @@ def batch_statistics(config):
     """The jitted `(params, images) -> {"mean", "var"} of every BatchNorm`, of one training pass; variances unbiased."""
     config = config.copy_and_resolve_references()
     config.model.norm.momentum = 0.0  # the new statistics are then those of the batch
+    config.train.frozen_stages = -1
     graph, weights = split_model(build_model(config))
 
     @jax.jit

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from cropjax.errors import UserError
+from cropjax.models.frozen import frozen_parts, held
 from cropjax.models.layers import Conv, LayerNorm, Linear, MixFFN, normal, stochastic_depth
 from cropjax.models.repeat import EVERYTHING, repeat
 from cropjax.ops.attention import attention
@@ -92,8 +93,8 @@ class Stage(nnx.Module):
         self.blocks = nnx.List(Block(c, heads, reduction, rng=rng, mlp_ratio=mlp_ratio, eps=eps) for _ in range(depth))
         self.norm = LayerNorm(c, eps=eps)
 
-    def __call__(self, x, stay, keep=EVERYTHING):
-        x = self.embed_norm(self.embed(x))
+    def __call__(self, x, stay, keep=EVERYTHING, frozen_embed=False):
+        x = held(self.embed_norm(self.embed(x)), frozen_embed)
         return self.norm(repeat(self.blocks, x, lambda block, x, stay: block(x, stay), stay, keep=keep))
 
 
@@ -102,10 +103,13 @@ class MiT(nnx.Module):
 
     `widths` and `depths` as in `SIZES`; widths are multiples of `HEADS`. `norm_eps` is 1e-6 in mmsegmentation and
     1e-5 in Hugging Face's networks. `drop_path` is the rate of the last block (see `stochastic_depth`), `keep` what
-    each stage's blocks keep in training (see `repeat`).
+    each stage's blocks keep in training (see `repeat`), `frozen_stages` what does not train (see frozen.py).
     """
 
-    def __init__(self, *, rng, widths, depths, mlp_ratio=4, drop_path=0.1, norm_eps=1e-6, keep=(EVERYTHING,) * 4):
+    def __init__(
+        self, *, rng, widths, depths, mlp_ratio=4, drop_path=0.1, norm_eps=1e-6, keep=(EVERYTHING,) * 4,
+        frozen_stages=-1,
+    ):  # fmt: skip
         self.stages = nnx.List()
         i = 3
         for c, depth, (kernel, stride), heads, reduction in zip(
@@ -116,13 +120,20 @@ class MiT(nnx.Module):
             )
             i = c
         self.channels, self.drop_path, self.keep = tuple(widths), drop_path, tuple(keep)
+        self.frozen_stages = frozen_stages
 
     def __call__(self, x, train, key=None):
         depths = [len(stage.blocks) for stage in self.stages]
         stay = stochastic_depth(x, self.drop_path, sum(depths), train=train, key=key)
         stay = jnp.split(stay, np.cumsum(depths)[:-1])
+        stem_frozen, *frozen_stages = frozen_parts(self.frozen_stages, train)
+        frozen_embeds = [stem_frozen, *frozen_stages[1:]]
         maps = []
-        for stage, factors, keep in zip(self.stages, stay, self.keep if train else [EVERYTHING] * 4, strict=True):
-            x = stage(x, factors, keep)
+        for stage, factors, keep, frozen_embed, frozen in zip(
+            self.stages, stay, self.keep, frozen_embeds, frozen_stages, strict=True
+        ):
+            if frozen:
+                factors = jnp.ones_like(factors)
+            x = held(stage(x, factors, keep if train and not frozen else EVERYTHING, frozen_embed), frozen)
             maps.append(x)
         return maps

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from cropjax.models.frozen import frozen_parts, held
 from cropjax.models.layers import (
     Conv,
     ConvNorm,
@@ -71,10 +72,11 @@ class MSCAN(nnx.Module):
     """Images [n,h,w,3] -> four feature maps at strides 4, 8, 16 and 32, with `widths` channels.
 
     `widths`, `depths` and `drop_path`, the rate of the last block, as in `SIZES`. Each stage ends in a LayerNorm, and
-    what it gives feeds the next stage too. `keep` is what each stage's blocks keep in training (see `repeat`).
+    what it gives feeds the next stage too. `keep` is what each stage's blocks keep in training (see `repeat`),
+    `frozen_stages` what does not train (see frozen.py).
     """
 
-    def __init__(self, *, rng, norm, widths, depths, drop_path=0.1, keep=(EVERYTHING,) * 4):
+    def __init__(self, *, rng, norm, widths, depths, drop_path=0.1, keep=(EVERYTHING,) * 4, frozen_stages=-1):
         down = {"rng": rng, "norm": norm, "stride": 2, "relu": False, "bias": True}
         self.embeds, self.blocks, self.norms = nnx.List(), nnx.List(), nnx.List()
         i = 3
@@ -85,17 +87,32 @@ class MSCAN(nnx.Module):
             self.norms.append(LayerNorm(c, eps=1e-5))
             i = c
         self.channels, self.drop_path, self.keep = tuple(widths), drop_path, tuple(keep)
+        self.frozen_stages = frozen_stages
 
     def __call__(self, x, train, key=None):
         depths = [len(blocks) for blocks in self.blocks]
         stay = stochastic_depth(x, self.drop_path, sum(depths), train=train, key=key)
         stay = jnp.split(stay, np.cumsum(depths)[:-1])
-        keeps = self.keep if train else [EVERYTHING] * 4
+        stem_frozen, *frozen_stages = frozen_parts(self.frozen_stages, train)
+        frozen_embeds = [stem_frozen, *frozen_stages[1:]]
+        parts = zip(self.embeds, self.blocks, self.norms, stay, self.keep, frozen_embeds, frozen_stages, strict=True)
         maps = []
-        for embed, blocks, norm, factors, keep in zip(self.embeds, self.blocks, self.norms, stay, keeps, strict=True):
-            x = embed[0](x, train)
-            for layer in list(embed)[1:]:
-                x = layer(gelu(x), train)
-            x = norm(repeat(blocks, x, lambda block, x, stay: block(x, stay, train), factors, keep=keep))
+        for embed, blocks, norm, factors, keep, frozen_embed, frozen in parts:
+            x = held(_embedded(embed, x, train and not frozen_embed), frozen_embed)
+            if frozen:
+                factors = jnp.ones_like(factors)
+            x = held(norm(_repeated(blocks, x, factors, train and not frozen, keep)), frozen)
             maps.append(x)
         return maps
+
+
+def _embedded(embed, x, train):
+    x = embed[0](x, train)
+    for layer in list(embed)[1:]:
+        x = layer(gelu(x), train)
+    return x
+
+
+def _repeated(blocks, x, stay, train, keep):
+    keep = keep if train else EVERYTHING
+    return repeat(blocks, x, lambda block, x, stay: block(x, stay, train), stay, keep=keep)

@@ -8,6 +8,7 @@ dilated stage uses half the dilation.
 import jax
 from flax import nnx
 
+from cropjax.models.frozen import frozen_parts, held
 from cropjax.models.layers import ConvNorm
 from cropjax.models.repeat import EVERYTHING, repeat
 from cropjax.ops.order import once
@@ -73,14 +74,15 @@ class ResNet(nnx.Module):
     """Images [n,h,w,3] -> four feature maps, at strides 4, 8 and then as `output_stride` (8, 16 or 32) says.
 
     `depth` is one of `STAGES`; `width` the channels of the first stage (64 in the paper); `channels` the channels of
-    the four maps; `keep` is what each stage's blocks keep in training (see `repeat`). `deep_stem=False` has one 7x7
-    convolution in place of the three 3x3, as torchvision's networks do.
+    the four maps; `keep` is what each stage's blocks keep in training (see `repeat`), `frozen_stages` what does not
+    train (see frozen.py). `deep_stem=False` has one 7x7 convolution in place of the three 3x3, as torchvision's
+    networks do.
     The last norm of every residual branch starts at zero, as upstream's does without a checkpoint.
     """
 
     def __init__(
         self, depth, *, rng, norm, width=64, output_stride=8, contract_dilation=True, deep_stem=True,
-        padding_mode="zeros", keep=(EVERYTHING,) * 4,
+        padding_mode="zeros", keep=(EVERYTHING,) * 4, frozen_stages=-1,
     ):  # fmt: skip
         block = BasicBlock if depth < 50 else Bottleneck
         spatial = {"rng": rng, "norm": norm, "padding_mode": padding_mode}
@@ -114,15 +116,21 @@ class ResNet(nnx.Module):
                 i = width * 2**stage * block.expansion
             self.stages.append(blocks)
         self.channels = tuple(width * 2**stage * block.expansion for stage in range(4))
-        self.keep = tuple(keep)
+        self.keep, self.frozen_stages = tuple(keep), frozen_stages
 
     def __call__(self, x, train, key=None):
+        stem_frozen, *frozen_stages = frozen_parts(self.frozen_stages, train)
         for layer in self.stem if self.deep_stem else [self.conv1]:
-            x = layer(x, train)
-        x = max_pool(x)  # stride 4
+            x = layer(x, train and not stem_frozen)
+        x = held(max_pool(x), stem_frozen)  # stride 4
         maps = []
-        for blocks, keep in zip(self.stages, self.keep if train else [EVERYTHING] * 4, strict=True):
-            for equal in (blocks[:1], blocks[1:]):  # the first one projects
-                x = repeat(equal, x, lambda block, x: block(x, train), keep=keep)
+        for blocks, keep, frozen in zip(self.stages, self.keep, frozen_stages, strict=True):
+            x = held(_stage(blocks, x, train and not frozen, keep), frozen)
             maps.append(x)
         return maps
+
+
+def _stage(blocks, x, train, keep):
+    for equal in (blocks[:1], blocks[1:]):  # the first one projects
+        x = repeat(equal, x, lambda block, x: block(x, train), keep=keep if train else EVERYTHING)
+    return x

@@ -16,6 +16,13 @@ NORM_GROUPS = 32
 EVALUATION_SEED = 0
 
 
+def evaluation_bases(channels, rank):
+    """The bases [1,channels,rank] of every evaluation, a constant of the program: what is exported draws nothing."""
+    with jax.ensure_compile_time_eval():
+        key, _ = jax.random.split(jax.random.key(EVALUATION_SEED))
+        return draw_bases(key, 1, channels, rank)
+
+
 class LightHamHead(nnx.Module):
     """Feature maps two to four -> logits [n,h/8,w/8,num_classes].
 
@@ -45,8 +52,8 @@ class LightHamHead(nnx.Module):
     def __call__(self, maps, train, key):
         x, y = self.squeezed(maps, train)
         n, h, w, c = x.shape
-        bases_key, dropout_key = jax.random.split(key if train else jax.random.key(EVALUATION_SEED))
-        bases = draw_bases(bases_key, n if train else 1, c, self.rank)
+        bases_key, dropout_key = jax.random.split(key) if train else (None, None)
+        bases = draw_bases(bases_key, n, c, self.rank) if train else evaluation_bases(c, self.rank)
         y = y.reshape(n, h * w, c)
         y = nmf(y, jnp.broadcast_to(bases, (n, c, self.rank)), self.train_steps if train else self.eval_steps)
         x = jax.nn.relu(x + self.ham_out(y.reshape(x.shape), train))

@@ -33,7 +33,7 @@ def _interpolate(x, out, align_corners, axis):
     shape = [1] * x.ndim
     shape[axis] = out
     weight = jnp.asarray(weight.reshape(shape), x.dtype)
-    return jnp.take(x, left, axis) * (1 - weight) + jnp.take(x, right, axis) * weight
+    return jnp.take(x, left, axis=axis) * (1 - weight) + jnp.take(x, right, axis=axis) * weight
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

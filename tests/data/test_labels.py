@@ -46,6 +46,7 @@ def test_cityscapes_ids_map_in_order_onto_the_train_ids():
     assert table.shape == (256,)
     np.testing.assert_array_equal(table[evaluated], np.arange(19))
     np.testing.assert_array_equal(evaluated, [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
+    np.testing.assert_array_equal(labels.CITYSCAPES_LABEL_ID, evaluated)
 
 
 def test_the_official_tool_agrees_on_every_label():

@@ -171,20 +171,6 @@ def test_eval_batches_are_grouped_by_shape_in_order_and_filled_up():
         assert (batch["label"][n:] == IGNORE).all()
 
 
-def test_eval_scale_resizes_the_image_and_never_the_label():
-    source = Numbered(3, shapes=((6, 8),))
-    for batch in pipeline.eval_batches(source, scale=(17, 9), batch_size=2):
-        assert batch["image"].shape == (2, 9, 12, 3)
-        assert batch["label"].shape == (2, 6, 8)
-
-
-def test_one_test_scale_may_join_images_but_not_labels():
-    source = Numbered(4, shapes=((6, 8), (12, 16)))
-    batches = list(pipeline.eval_batches(source, scale=(16, 12), batch_size=2))
-    assert [b["names"] for b in batches] == [["r0", "r2"], ["r1", "r3"]]
-    assert {b["image"].shape for b in batches} == {(2, 12, 16, 3)}
-
-
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(1, 13), batch_size=st.integers(1, 5), process_count=st.integers(1, 5))
 def test_processes_share_the_records(count, batch_size, process_count):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cropjax.config import build_model, defaults
 from cropjax.errors import UserError
+from cropjax.losses.objective import Objective
 from cropjax.models import mit, mscan
 from cropjax.models.layers import BatchNorm, Conv, DepthwiseConv, GroupNorm, LayerNorm
 from cropjax.step import merge_model, segmentation_loss, split_model
@@ -172,7 +173,7 @@ def test_one_training_step_reaches_every_parameter_and_statistic(network):
         def loss(params):
             net = merge_model(graph, weights | {"params": params})
             total, _ = segmentation_loss(
-                net, x, labels, key=jax.random.key(0), align_corners=True, average="all", auxiliary_weight=0.4
+                net, x, labels, key=jax.random.key(0), objective=Objective(align_corners=True), auxiliary_weight=0.4
             )
             return total, split_model(net)[1]["batch_stats"]
 

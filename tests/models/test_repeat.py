@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from tiny import tiny_config
 
-from cropjax.config import build_model
+from cropjax.config import build_model, build_objective
 from cropjax.errors import UserError
 from cropjax.models.mit import Block
 from cropjax.models.repeat import KEEP, repeat
@@ -30,8 +30,10 @@ def gradients(network, keep):
     def loss(params):
         model = merge_model(graph, weights | {"params": params})
         key = jax.random.key(0)
-        keywords = dict(key=key, align_corners=False, average="all", auxiliary_weight=config.loss.auxiliary_weight)
-        total, _ = segmentation_loss(model, images, labels, **keywords)
+        objective, auxiliary_weight = build_objective(config), config.loss.auxiliary_weight
+        total, _ = segmentation_loss(
+            model, images, labels, key=key, objective=objective, auxiliary_weight=auxiliary_weight
+        )
         return total, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(weights["params"])

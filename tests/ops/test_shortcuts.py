@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax import lax
 from tiny import tiny_config
 
-from cropjax.config import build_model
+from cropjax.config import build_model, build_objective
 from cropjax.models.layers import Conv
 from cropjax.ops import conv as conv_module
 from cropjax.ops.batch_norm import batch_norm
@@ -222,7 +222,7 @@ def test_whole_networks(network, monkeypatch):
     graph, weights = split_model(build_model(config))
     weights = jax.tree.map(lambda x: x.astype(np.float64) + 0.01 * draw(*x.shape), weights)
     labels = np.random.default_rng(0).integers(0, 19, (2, 65, 65), np.uint8)
-    keywords = dict(key=jax.random.key(0), align_corners=False, average="all", auxiliary_weight=0.4)
+    keywords = dict(key=jax.random.key(0), objective=build_objective(config), auxiliary_weight=0.4)
 
     def loss(params):
         model = merge_model(graph, weights | {"params": params})

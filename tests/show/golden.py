@@ -1,6 +1,7 @@
 """Parity with tensors that mmsegmentation and torch wrote: `python tests/show/golden.py FOLDER`.
 
-FOLDER holds {pspnet,deeplabv3plus,segformer,segnext}_tiny, ops, loss, miou, slide, schedule, optim and preproc `.npz`.
+FOLDER holds `.npz` files: {pspnet,deeplabv3plus,segformer,segnext}_tiny, ops, loss, miou, slide, tta, schedule, optim,
+preproc.
 Prints the largest difference of each group over the tensor's largest value (floor 1e-12) beside its bound; exits with 1
 if one is missed.
 
@@ -13,6 +14,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import jax
@@ -24,18 +26,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from fixtures import by_upstream_name, config_of, nchw, nhwc
 
 from cropjax import optim
-from cropjax.config import build_model
+from cropjax.config import build_model, defaults
 from cropjax.convert import load_torch_state
 from cropjax.data import transforms
-from cropjax.inference import slide, window_starts
-from cropjax.losses import cross_entropy, pixel_accuracy
+from cropjax.inference import Inference
+from cropjax.losses.accuracy import pixel_accuracy
+from cropjax.losses.cross_entropy import cross_entropy
+from cropjax.losses.objective import Objective
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.models import segnext
 from cropjax.models.layers import BatchNorm
 from cropjax.ops.normalize import normalize
 from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, max_pool
 from cropjax.ops.resize import resize_bilinear
+from cropjax.sharding import make_mesh
 from cropjax.step import merge_model, segmentation_loss, split_model
+from cropjax.windows import Windows, add_windows, window_starts
 
 jax.config.update("jax_enable_x64", True)
 FAILED = []
@@ -90,7 +96,7 @@ def network(folder, name):
     def loss(params, stats, image):
         net = merge_model(graph, {"params": params, "batch_stats": stats})
         total, parts = segmentation_loss(
-            net, image, label, key=jax.random.key(0), align_corners=align, average="all", auxiliary_weight=0.4
+            net, image, label, key=jax.random.key(0), objective=Objective(align), auxiliary_weight=0.4
         )
         return total, (parts, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat)))
 
@@ -193,21 +199,53 @@ def sliding_windows(folder):
     state_dict = {key[3:]: net[key] for key in net.files if key.startswith("sd/")}
     _, graph, weights = build(json.loads(str(net["meta"]))["model"], False, state_dict)
 
-    def forward(weights, image):
-        def full_size(x):
-            return resize_bilinear(merge_model(graph, weights)(x).logits, x.shape[1:3], align_corners=False)
+    @jax.jit
+    def forward(weights, x):
+        return resize_bilinear(merge_model(graph, weights)(x).logits, x.shape[1:3], align_corners=False)
 
-        return slide(full_size, image, window=(97, 97), stride=(65, 65))
+    def slide(x):
+        windows = Windows(x.shape[1:3], (97, 97), (65, 65))
+        total = jnp.zeros((*x.shape[:3], 19))
+        for starts, used in windows.groups(2):
+            h, w = windows.window
+            logits = jnp.stack([forward(weights, x[:, y : y + h, x1 : x1 + w]) for y, x1 in starts], 1)
+            total = jax.jit(add_windows)(total, logits, starts, used, *windows.weights)
+        return total / np.outer(*windows.seen)[..., None]
 
     for key in z.files:
         name, _, what = key.rpartition("/")
         if what == "input":
-            say(f"slide: {name}", relative(nchw(jax.jit(forward)(weights, nhwc(z[key]))), z[f"{name}/logits"]), 1e-4)
+            say(f"slide: {name}", relative(nchw(slide(nhwc(z[key]))), z[f"{name}/logits"]), 1e-4)
         if what == "windows":
             say(f"slide: {name}, windows", different_windows(z[key], z[f"{name}/count"].shape, 97, 65), 0)
         if grid := re.fullmatch(r"grid/(\d+)x(\d+)_c(\d+)_s(\d+)", key):
             h, w, window, stride = map(int, grid.groups())
             say(f"slide: {key}, windows", different_windows(z[key], (h, w), window, stride), 0)
+
+
+class Recorded(nnx.Module):
+    """A network that gives the logits that were recorded, one view [h,w,k] after the other."""
+
+    def __init__(self, views):
+        self.views = views
+
+    def __call__(self, x):
+        form = jax.ShapeDtypeStruct((*x.shape[:3], 19), np.float32)
+        return SimpleNamespace(logits=jax.pure_callback(lambda _: next(self.views)[None], form, x))
+
+
+def several_views(folder):
+    """Upstream's mean of the softmax over 12 views, every second of which it has mirrored back already."""
+    z = np.load(folder / "tta.npz")
+    recorded = [view[:, :: -1 if i % 2 else 1] for i, view in enumerate(z["logits"].transpose(0, 2, 3, 1))]
+    h, w, _ = recorded[0].shape
+    config = defaults("segformer")
+    config.eval.tta_scales = (1.0,) * (len(recorded) // 2)
+    graph, weights = split_model(Recorded(iter(2 * recorded)))
+    inference, image = Inference(graph, config, make_mesh(data=1, space=1)), np.zeros((1, h, w, 3), np.uint8)
+    probabilities = inference.probabilities(weights, image, "whole_tta")
+    say("views: mean softmax", relative(nchw(probabilities)[0], z["mean_softmax"]), 1e-6)
+    say("views: classes", (np.asarray(inference.ids(weights, image, "whole_tta")) != z["pred"]).sum(), 0)
 
 
 def different_windows(theirs, size, window, stride):
@@ -260,6 +298,13 @@ if __name__ == "__main__":
     where = Path(sys.argv[1])
     for name in EVALUATIONS:
         network(where, name)
-    for group in (operations, loss_and_metrics, sliding_windows, schedules_and_optimizers, preprocessing):
+    for group in (
+        operations,
+        loss_and_metrics,
+        sliding_windows,
+        several_views,
+        schedules_and_optimizers,
+        preprocessing,
+    ):
         group(where)
     sys.exit(f"{len(FAILED)} bounds missed" if FAILED else 0)

@@ -18,11 +18,12 @@ from absl import flags
 
 from cropjax import commandline
 from cropjax.config import build_source
-from cropjax.evaluate import evaluate, make_score
+from cropjax.evaluate import evaluate
+from cropjax.inference import Inference
 from cropjax.ops.normalize import normalize
 from cropjax.ops.resize import resize_bilinear
 from cropjax.restore import restore_run
-from cropjax.sharding import make_mesh
+from cropjax.sharding import local_mesh, make_mesh
 from cropjax.step import merge_model
 
 RECORD = flags.DEFINE_string("record", None, "Write this process's confusion matrix and predictions here.")
@@ -32,17 +33,18 @@ PIXELS, MARGIN = 1e-5, 1e-3
 def record(config, workdir, path):
     mesh = make_mesh(**config.mesh)
     _, graph, state = restore_run(config, workdir, "best", mesh)
-    score, source, ids = make_score(graph, config, mesh), build_source(config, "eval"), []
+    source, ids = build_source(config, "eval"), []
 
-    def recording(weights, batch, mode):
-        matrix, found = score(weights, batch, mode)
-        ids.append(np.asarray(found))
-        return matrix, found
+    class Recording(Inference):
+        def ids(self, *what):
+            found = super().ids(*what)
+            ids.append(np.asarray(found))
+            return found
 
     mode = config.eval.modes[0]
     with config.unlocked():
         config.eval.modes = (mode,)
-    scores, _ = evaluate(recording, state, source, config, mesh)
+    scores = evaluate(Recording(graph, config, local_mesh(mesh)), state, source, config, mesh).scores
     np.savez(path, confusion=scores[mode].confusion, ids=np.concatenate(ids)[: len(source)])
 
 

@@ -1,26 +1,23 @@
 """Cross entropy and accuracy against NumPy, in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawn import draw, slopes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cropjax import losses
-from cropjax.losses import AVERAGES, cross_entropy, pixel_accuracy, resized_cross_entropy
+from cropjax.losses.accuracy import pixel_accuracy
+from cropjax.losses.average import AVERAGES
+from cropjax.losses.cross_entropy import BAND_BYTES, cross_entropy, resized_cross_entropy
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
 
 EPS = float(np.finfo(np.float32).eps)
 BOTH_AVERAGES = pytest.mark.parametrize("average", AVERAGES)
-
-
-def draw(n=2, h=4, w=5, k=7, ignored=0.3, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, k, (n, h, w), np.uint8)
-    labels[rng.random(labels.shape) < ignored] = 255
-    return 3 * rng.standard_normal((n, h, w, k)), labels
 
 
 def plain_terms(logits, labels):
@@ -84,6 +81,29 @@ def test_equal_weights_are_none(average):
     np.testing.assert_allclose(cross_entropy(logits, labels, average=average, weights=(1,) * 7), unweighted, rtol=1e-12)
 
 
+@BOTH_AVERAGES
+@pytest.mark.parametrize("weights", [(), (1, 2, 0.5)])
+def test_smoothing_shares_probability_out_among_all_classes(average, weights):
+    logits, labels = draw(1, 2, 4, k=3)
+
+    def plain(logits):
+        loss, count = 0, EPS
+        for label, x in zip(labels.ravel(), logits.reshape(-1, 3), strict=True):
+            if label == 255:
+                count += average == "all"
+                continue
+            target = np.full(3, 0.2 / 3) + 0.8 * (np.arange(3) == label)
+            weight = weights[label] if weights else 1
+            loss -= weight * (target * np.log(np.exp(x) / np.exp(x).sum())).sum()
+            count += weight
+        return loss / count
+
+    smooth = lambda x: cross_entropy(x, labels, average=average, weights=weights, smoothing=0.2)  # noqa: E731
+    value, grad = jax.value_and_grad(smooth)(logits)
+    np.testing.assert_allclose(value, plain(logits), rtol=1e-12)
+    np.testing.assert_allclose(grad, slopes(plain, logits), atol=1e-8)
+
+
 def test_far_logits_stay_finite():
     logits = np.zeros((1, 1, 2, 3), np.float32)
     logits[0, 0, 0, 0], logits[0, 0, 1, 1] = 1e4, -1e4
@@ -124,19 +144,19 @@ def test_accuracy_is_100_where_every_pixel_is_right():
     ignored=st.sampled_from([0.0, 0.3, 1.1]),
     rows=st.integers(1, 20),
     weights=st.sampled_from([(), (1, 2, 0.5, 0, 3, 1, 1)]),
+    smoothing=st.sampled_from([0.0, 0.1]),
 )
 @settings(max_examples=8)
-def test_bands_are_the_whole(average, small, size, align_corners, ignored, rows, weights):
+def test_bands_are_the_whole(average, small, size, align_corners, ignored, rows, weights, smoothing):
     """Loss, accuracy and gradient, whether the rows divide into bands or not."""
     logits = draw(2, *small)[0]
     labels = draw(2, *size, ignored=ignored)[1]
     both = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(losses.BAND_BYTES, "cpu", rows * 2 * size[1] * 7 * 8)
+        patch.setitem(BAND_BYTES, "cpu", rows * 2 * size[1] * 7 * 8)
         for in_bands in (True, False):
-            function = lambda x, in_bands=in_bands: resized_cross_entropy(  # noqa: E731
-                x, labels, align_corners=align_corners, average=average, weights=weights, in_bands=in_bands
-            )
+            keywords = dict(average=average, weights=weights, smoothing=smoothing, in_bands=in_bands)
+            function = partial(resized_cross_entropy, labels=labels, align_corners=align_corners, **keywords)
             both[in_bands] = jax.jit(jax.value_and_grad(function, has_aux=True))(logits)
     for a, b in zip(*map(jax.tree.leaves, both.values()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)

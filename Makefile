@@ -5,7 +5,7 @@ BIN := .venv/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: install demo test test-configs test-docs test-slow parity lint fix lock show scale claims clean
+.PHONY: install demo test test-configs test-docs test-slow parity lint fix lock docs show scale claims clean
 
 install: .venv/installed
 
@@ -62,6 +62,10 @@ UV_COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes
 lock:
 	$(UV_COMPILE) --output-file lock/cpu.txt
 	$(UV_COMPILE) --extra cuda12 --output-file lock/cuda12.txt
+
+# The pages that are made of the code.
+docs: install
+	$(BIN)/python docs/configuration.py
 
 # Every measurement of docs/results.md but those of `parity`. GOLDEN: folder of upstream's tensors, of which some bounds
 # are known to be missed (docs/results.md), so that what follows runs all the same; CAMVID: folder of CamVid.

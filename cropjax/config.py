@@ -51,33 +51,47 @@ def defaults(network):
     if network not in NETWORKS:
         raise UserError(f"there is no network {network!r}: it is one of {', '.join(NETWORKS)}")
     config = ConfigDict()
-    config.seed = 0
+    config.seed = 0  # of the drawn weights, the order of the images, their augmentation and dropout
     # A weight file to start from: a whole segmentor or a backbone; '' trains from scratch. (Resuming is not this.)
     config.init_from = ""
-    # What of the network the file must fill, and whether with its classifiers: False for a file with other classes.
-    config.init_parts = ("backbone",)
-    config.init_classifier = True
+    config.init_parts = ("backbone",)  # what of the network the file must fill: "backbone", "auxiliary", "head"
+    config.init_classifier = True  # False leaves the last layers as drawn: for a file with other classes
 
     config.model = model = ConfigDict()
-    model.name = network
-    model.align_corners = False
+    model.name = network  # set by defaults(network), not to be changed
+    model.align_corners = False  # of every resize, of maps and of logits; upstream's configs for 769 have it on
+    # depth: of the ResNet, 18, 50 or 101. width: channels of the ResNet's first stage. output_stride: of the last map,
+    # 8, 16 or 32. contract_dilation: the first block of a dilated stage has half the dilation. deep_stem: the ResNet
+    # begins with three 3x3, else with one 7x7. padding_mode: "zeros", "reflect", "replicate" or "circular".
     resnet = dict(depth=50, width=64, output_stride=8, contract_dilation=True, deep_stem=True, padding_mode="zeros")
+    # channels: within the head. pool_norm: BatchNorm in pooled branches, else a bias. dropout: the share of channels
+    # that training drops before the last layer. padding_mode: of the head's 3x3 convolutions, as the backbone's.
     cnn_head = dict(channels=512, pool_norm=True, dropout=0.1, padding_mode="zeros")
+    # widths, depths: channels and blocks of the four stages; other sizes are in mit.SIZES and mscan.SIZES. mlp_ratio:
+    # channels within MiT's feed-forward part, as a multiple. drop_path: probability that training leaves the last block
+    # out; earlier ones less. norm_eps: of MiT's LayerNorms; Hugging Face's networks have 1e-5.
     match network:
         case "pspnet":
             model.backbone = resnet
+            # pool_scales: cells along a side of each pooled branch
             model.head = cnn_head | dict(pool_scales=(1, 2, 3, 6))
         case "deeplabv3plus":
             model.backbone = resnet
+            # dilations: rates of the pyramid's branches; 1 is a 1x1. skip_channels: of what joins from stage 1
             model.head = cnn_head | dict(dilations=(1, 12, 24, 36), skip_channels=48)
         case "segformer":
             model.backbone = mit.SIZES["b3"] | dict(mlp_ratio=4, drop_path=0.1, norm_eps=1e-6)
+            # style: or "huggingface", whose projections have no norm and come in another order
             model.head = dict(channels=256, dropout=0.1, style="mmseg")
         case "segnext":
             model.backbone = mscan.SIZES["b"]
+            # rank: of the matrix factorisation. train_steps, eval_steps: iterations of the matrix factorisation
             model.head = dict(channels=512, rank=16, train_steps=6, eval_steps=7, dropout=0.1)
+    # index: which map of the backbone it reads, from 0. channels: within the auxiliary head. convs: how many 3x3
+    # convolutions it has. dropout: as the head's. padding_mode: as the backbone's.
     model.auxiliary = dict(index=2, channels=256, convs=1, dropout=0.1, padding_mode="zeros")
     # groups: contiguous groups of the global batch that BatchNorm keeps apart; 1 is SyncBN.
+    # momentum: weight of the old running statistics, 1 minus torch's. eps: added to variances.
     model.norm = dict(groups=1, momentum=0.9, eps=1e-5)
 
     cnn = network in ("pspnet", "deeplabv3plus")
@@ -89,6 +103,7 @@ def defaults(network):
     # A head's loss is the sum of these, each so often; 0 leaves one out.
     loss.terms = dict(cross_entropy=1.0, focal=0.0, dice=0.0, lovasz=0.0)
     loss.label_smoothing = 0.0  # of cross entropy: the probability that is shared out among all classes
+    # gamma: the larger, the less easy pixels count. alpha: weight of the label's class; the others have 1 - alpha.
     loss.focal = dict(gamma=2.0, alpha=0.5)
     loss.dice = dict(activation="sigmoid")  # or "softmax"
     # Hard pixels alone, of cross entropy and focal loss: at least min_kept an image, and all whose label has less than
@@ -96,24 +111,28 @@ def defaults(network):
     loss.ohem = dict(min_kept=0, threshold=0.0)
 
     config.data = data = ConfigDict()
-    data.source = "cityscapes"
+    data.source = "cityscapes"  # or "camvid", "comma10k", "streets", "folders"; see docs/data.md
     data.root = ""  # default: $CROPJAX_DATA/<source>, else data/<source>
     # Of the source "folders": names in the order of the ids, and (r, g, b) of each if the label files are in colours.
     data.classes, data.colours = (), ()
-    data.train_split, data.eval_split = "train", "val"
-    data.scale = (2048, 1024)
-    data.ratio_range = (0.5, 2.0)
-    data.crop_size = (512, 1024)
-    data.cat_max_ratio = 0.75
-    data.flip = 0.5
+    data.train_split, data.eval_split = "train", "val"  # their names at data.root
+    data.scale = (2048, 1024)  # (long, short) side that images are fitted into, in training and at test
+    data.ratio_range = (0.5, 2.0)  # what the scale is multiplied with in training, drawn for each image
+    data.crop_size = (512, 1024)  # (height, width) of what training sees; smaller images are padded
+    data.cat_max_ratio = 0.75  # a crop is drawn again, ten times at most, if one class has this share of it; 1: never
+    data.flip = 0.5  # probability that a crop is mirrored
     data.repeat_rare = 0.0  # images of classes that fewer than this share of the images have come more often
     data.photometric = "host"  # where colours are distorted: "host", "device" (inside the step) or "off"
     data.in_memory = False  # keep the training images, decoded, after the first epoch
     data.workers, data.threads = 0, 4  # processes, and threads in each, at most one a core
     data.on_error = "stop"  # at a training file that cannot be read; or "skip" it, count it and say so
     data.patience = 30.0  # seconds without a batch that are an error
+    # size: (height, width) of the drawn scenes. train_count, eval_count: how many scenes. seed: of the drawn scenes.
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
+    # name: "sgd" or "adamw". lr: the largest learning rate. min_lr: the last one. power: of the polynomial from lr to
+    # min_lr. warmup_steps: from a millionth of lr up to it. weight_decay: torch's, of every parameter but for rules.
+    # momentum: of SGD. betas, eps: of AdamW.
     # rules: (text in upstream's name, factor of the learning rate, factor of the weight decay); optim.py says how.
     if cnn:
         config.optim = dict(name="sgd", lr=0.01, min_lr=1e-4, power=0.9, warmup_steps=0, weight_decay=5e-4, rules=())
@@ -125,7 +144,7 @@ def defaults(network):
     config.optim.shard_state = False  # split the optimiser's arrays over the devices of mesh.data
 
     config.train = train = ConfigDict()
-    train.steps = 80_000 if cnn else 160_000
+    train.steps = 80_000 if cnn else 160_000  # updates of the weights; raised, a finished run goes on
     train.batch_size = 8  # global, whatever the number of devices
     train.accumulate = 1  # parts that a batch goes through the network in; the result depends on norm.groups, not on it
     train.dtype = "float32"  # of the computation; parameters are float32
@@ -137,12 +156,13 @@ def defaults(network):
     # Momentum m of an average of the weights, (1 - m) average + m weights a step, which is what is evaluated and
     # converted; 0 keeps none. Upstream's EMAHook has 0.0002.
     train.ema = 0.0
+    # Steps between two lines of the log, and between two checkpoints.
     train.log_every, train.checkpoint_every = 50, 1000
     train.on_nan = "stop"  # or "rollback": go on from the last checkpoint, past the images of the steps since
     train.patience = 45.0  # seconds: a step that takes longer, and ten times as long as any before it, hangs
 
     config.eval = ev = ConfigDict()
-    ev.every = 8000 if cnn else 16_000
+    ev.every = 8000 if cnn else 16_000  # steps between two evaluations; the last step is always evaluated
     ev.modes = ("whole",)  # and "slide", "whole_tta", "slide_tta": see inference.py
     ev.window, ev.stride = (769, 769), (513, 513)  # of slide
     ev.blending = "flat"  # how much what a window says counts: the same everywhere, or a "gaussian" around its middle
@@ -152,11 +172,11 @@ def defaults(network):
     ev.size_divisor = 32 if network == "segnext" else 1  # images are padded at the right and the bottom to multiples
     # (rows, columns) in pixels: at test the pooled branches of the CNNs see as much around each position, as in a crop.
     ev.pool_window = ()
-    ev.batch_size = 1
+    ev.batch_size = 1  # images at a time, of all devices; no score depends on it
     ev.dtype = "float32"  # also where training computes in another: upstream's mixed precision ends with the step
-    ev.best = "whole/miou"
+    ev.best = "whole/miou"  # what makes a checkpoint the best: mode, and miou, macc or aacc
     ev.stop_after = 0  # training ends after so many evaluations in a row without a better `best`; 0: never early
-    ev.panels = 4
+    ev.panels = 4  # validation images whose label and prediction TensorBoard shows
     ev.location_prior = 0  # also score each position's commonest class, counted in so many training images
 
     # Devices that split the batch, and devices that split the rows of every crop; -1, -1: as many of the first as

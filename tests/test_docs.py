@@ -156,6 +156,18 @@ def test_links_and_targets_exist():
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 
 
+def test_functions_are_where_the_documents_say():
+    found = 0
+    for page in PAGES:
+        for path, names in re.findall(r"`(cropjax/[\w/]+\.py)`: (`\w+`(?:, `\w+`)*)", page.read_text()):
+            for name in re.findall(r"\w+", names):
+                found += 1
+                assert re.search(rf"^(?:def|class) {name}\b", (ROOT / path).read_text(), re.MULTILINE), (
+                    f"{path}: {name}"
+                )
+    assert found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks(page, saved_run, tmp_path):
     (tmp_path / "runs").mkdir()

@@ -66,6 +66,7 @@ lock:
 # The pages that are made of the code.
 docs: install
 	$(BIN)/python docs/configuration.py
+	$(BIN)/python docs/api.py
 
 # Every measurement of docs/results.md but those of `parity`. GOLDEN: folder of upstream's tensors, of which some bounds
 # are known to be missed (docs/results.md), so that what follows runs all the same; CAMVID: folder of CamVid.

@@ -9,7 +9,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 CONFIGURATION = runpy.run_path(str(DOCS / "configuration.py"))
 
 
-@pytest.mark.parametrize("name", ["configuration"])
+@pytest.mark.parametrize("name", ["configuration", "api"])
 def test_a_page_is_what_its_script_makes(name):
     script = runpy.run_path(str(DOCS / f"{name}.py"))
     assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), "run `make docs`"

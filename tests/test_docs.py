@@ -21,7 +21,10 @@ from cropjax.data.store import open_tfds
 from cropjax.validation import validate
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TUTORIAL = ROOT / "docs/tutorial.md"
 
 # What makes a full command small enough to be tried: a narrow network, drawn scenes, two steps.

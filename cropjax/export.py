@@ -94,7 +94,7 @@ def to_stablehlo(network, weights, size):
 
 
 def run_stablehlo(content, images):
-    return np.asarray(jax.export.deserialize(bytearray(content)).call(images))
+    return np.asarray(jax.export.deserialize(content).call(images))
 
 
 def to_onnx(network, weights, size):

@@ -16,7 +16,7 @@ def run(path, images):
 
     if path.endswith(".stablehlo"):
         with open(path, "rb") as file:
-            return jax.export.deserialize(bytearray(file.read())).call(images)
+            return jax.export.deserialize(file.read()).call(images)
     return onnxruntime.InferenceSession(path).run(None, {"images": images})[0]
 
 

@@ -102,6 +102,13 @@ optim_wrapper = dict(
         ("model = dict(decode_head=dict(dropout_ratio=0))", "model.head.dropout", 0.0),
         ("model = dict(auxiliary_head=dict(in_index=-2, num_convs=2))", "model.auxiliary.index", 2),
         ("model = dict(auxiliary_head=dict(loss_decode=dict(loss_weight=0.2)))", "loss.auxiliary_weight", 0.2),
+        ("model = dict(backbone=dict(frozen_stages=1))", "train.frozen_stages", 1),
+        ("custom_hooks = [dict(type='EMAHook')]", "train.ema", 0.0002),
+        ("custom_hooks = [dict(type='EMAHook', momentum=0.01, priority=49)]", "train.ema", 0.01),
+        ("ohem = dict(sampler=dict(type='OHEMPixelSampler', thresh=0.7))\nmodel = dict(decode_head=ohem, "
+         "auxiliary_head=ohem)", "loss.ohem.threshold", 0.7),
+        ("ohem = dict(sampler=dict(type='OHEMPixelSampler', min_kept=9))\nmodel = dict(decode_head=ohem, "
+         "auxiliary_head=ohem)", "loss.ohem.min_kept", 9),
         ("model = dict(auxiliary_head=None)", "loss.auxiliary_weight", 0.0),
         ("ce = dict(loss_decode=dict(avg_non_ignore=True))\nmodel = dict(decode_head=ce, auxiliary_head=ce)",
          "loss.average", "valid"),
@@ -184,9 +191,9 @@ optim_wrapper = dict(_delete_=True, type="OptimWrapper", optimizer=dict(type="Ad
     [
         ("model = dict(backbone=dict(multi_grid=(1, 2, 4)))", "model.backbone.multi_grid"),
         ("model = dict(backbone=dict(dilations=(1, 1, 1, 1)))", "model.backbone.dilations"),
-        ("model = dict(backbone=dict(frozen_stages=1))", "model.backbone.frozen_stages"),
         ("model = dict(decode_head=dict(num_classes=150))", "model.decode_head.num_classes"),
-        ("model = dict(decode_head=dict(sampler=dict(type='OHEMPixelSampler')))", "model.decode_head.sampler"),
+        ("model = dict(decode_head=dict(sampler=dict(type='OHEMPixelSampler')))", "model.auxiliary_head.sampler"),
+        ("model = dict(decode_head=dict(sampler=dict(type='MySampler')))", "model.decode_head.sampler"),
         ("model = dict(decode_head=dict(loss_decode=dict(loss_weight=2.0)))",
          "model.decode_head.loss_decode.CrossEntropyLoss.loss_weight"),
         ("model = dict(decode_head=dict(loss_decode=[dict(type='CrossEntropyLoss'), dict(type='DiceLoss')]))",
@@ -207,7 +214,7 @@ optim_wrapper = dict(_delete_=True, type="OptimWrapper", optimizer=dict(type="Ad
         ("optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))", "optim_wrapper.paramwise_cfg.norm_decay_mult"),
         ("param_scheduler = [dict(type='MultiStepLR', milestones=[1])]", "param_scheduler.MultiStepLR"),
         ("train_cfg = dict(max_iters=100)", "param_scheduler.PolyLR.end"),
-        ("custom_hooks = [dict(type='EMAHook', momentum=0.01)]", "custom_hooks.EMAHook"),
+        ("custom_hooks = [dict(type='EMAHook', interval=2)]", "custom_hooks.EMAHook.interval"),
         ("default_hooks = dict(mine=dict(type='MyHook'))", "default_hooks.mine"),
         ("test_dataloader = dict(dataset=dict(data_root='dark'))", "test_dataloader.dataset"),
         ("train_dataloader = dict(dataset=dict(type='ADE20KDataset'))", "train_dataloader.dataset.type"),
@@ -414,11 +421,11 @@ def test_arithmetic_is_on_small_numbers(tmp_path):
 
 def test_the_command(tmp_path):
     theirs, out = tmp_path / "pspnet_4xb2-x.py", tmp_path / "mine.py"
-    theirs.write_text(PSPNET + "custom_hooks = [dict(type='EMAHook')]")
+    theirs.write_text(PSPNET + "custom_hooks = [dict(type='MyHook')]")
     result = command("cropjax.convert", "--mmseg_config", theirs, "--out", out)
     assert result.returncode == 0, result.stderr
     assert "  train_dataloader.batch_size = 2 -> train.batch_size = 8\n" in result.stdout
-    assert "  custom_hooks.EMAHook = {'type': 'EMAHook'}: weights are not averaged\n" in result.stdout
+    assert "  custom_hooks.MyHook = {'type': 'MyHook'}: there are no hooks\n" in result.stdout
     assert ours(tmp_path / "mine") == ours("pspnet_512x1024")
     for more, wanted in (
         (["--out", out], "exists already"),

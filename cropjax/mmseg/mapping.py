@@ -215,6 +215,8 @@ class _Mapping:
         self.put(f"{at}.loss_decode.CrossEntropyLoss.class_weight", "loss.class_weights", weights)
         if times != 1:
             self.leave(f"{at}.loss_decode.CrossEntropyLoss.loss_weight", "the head's loss counts once")
+        for name, value in self._hard_pixels(at).items():
+            self.put(f"{at}.sampler", f"loss.ohem.{name}", value)
 
     def auxiliary(self):
         at = "model.auxiliary_head"
@@ -234,6 +236,8 @@ class _Mapping:
         self.put(f"{at}.loss_decode.CrossEntropyLoss.loss_weight", "loss.auxiliary_weight", times)
         if (average, weights) != (self.config.loss.average, self.config.loss.class_weights):
             self.leave(f"{at}.loss_decode.CrossEntropyLoss", "pixels and classes weigh as in the head's loss")
+        if self._hard_pixels(at) != self.config.loss.ohem.to_dict():
+            self.leave(f"{at}.sampler", "pixels are picked as for the head's loss")
 
     def _classes(self, at):
         source, classes = self.config.data.source, label_set(self.config).num_classes
@@ -252,6 +256,17 @@ class _Mapping:
             self.leave(f"{at}.class_weight", "the file is not read: write its numbers into loss.class_weights")
             weights = ()
         return average, weights, self.take(f"{at}.loss_weight", 1.0)
+
+    def _hard_pixels(self, at):
+        """What `loss.ohem` is for a head."""
+        at = f"{at}.sampler"
+        if self.theirs.look(f"{at}.type") != "OHEMPixelSampler":
+            if self.take(at) is not None:
+                self.leave(at, "pixels are picked by OHEMPixelSampler or not at all")
+            return {"min_kept": 0, "threshold": 0.0}
+        self.take(f"{at}.type")
+        least, threshold = self.take(f"{at}.min_kept", 100_000), self.take(f"{at}.thresh")
+        return {"min_kept": least, "threshold": threshold or 0.0}
 
     def norms(self, network):
         """BatchNorms are all alike here; one that is not synchronised has a group a GPU."""
@@ -455,6 +470,9 @@ class _Mapping:
                 self.put(f"{hook}.interval", ours, interval)
             else:
                 self.out.same.append(f"{hook}.interval")
+        if self.take("custom_hooks.EMAHook.type") is not None:
+            self.take("custom_hooks.EMAHook.priority")
+            self.put("custom_hooks.EMAHook.momentum", "train.ema", self.take("custom_hooks.EMAHook.momentum", 0.0002))
         self.put("randomness.seed", "seed", self.take("randomness.seed", 0))
 
     def rest(self):

@@ -33,6 +33,7 @@ MOVED = {
         "model.backbone.depth": (int, "model.backbone.depth"),
         "model.backbone.base_channels": (64, "model.backbone.width"),
         "model.backbone.contract_dilation": (False, "model.backbone.contract_dilation"),
+        "model.backbone.frozen_stages": (-1, "train.frozen_stages"),
     },
     "mit": {
         "model.backbone.num_layers": ((3, 4, 6, 3), "model.backbone.depths"),
@@ -89,7 +90,6 @@ FIXED = {
         "in_channels": (3, 3, "images are RGB"),
         "style": ("pytorch", "pytorch", "the stride sits on the 3x3 convolution"),
         "avg_down": (False, False, "shortcuts are strided 1x1 convolutions, as in ResNetV1c"),
-        "frozen_stages": (-1, -1, "every stage is trained; optim.rules can give one a learning rate of 0"),
         "norm_eval": (False, False, "BatchNorm's statistics follow the batches"),
         "multi_grid": (None, None, "the blocks of the last stage have one dilation"),
         "conv_cfg": (None, None, "convolutions are plain"),
@@ -129,7 +129,6 @@ FIXED = {
         "act_cfg.type": ("ReLU", "ReLU", "the activation is ReLU"),
         "act_cfg.inplace": (True, True, "the activation is ReLU"),
         "ignore_index": (255, 255, "255 is what is ignored"),
-        "sampler": (None, None, "every labelled pixel counts"),
     },
     "pspnet": {"in_index": (-1, 3, "the head sees the last stage"), "input_transform": (None, None, HEADS_ALIKE)},
     "deeplabv3plus": {
@@ -245,15 +244,15 @@ ZOO = {
 
 # Why what is left has no place here, by what its name begins with.
 WHY = {
-    "custom_hooks.EMAHook": "weights are not averaged",
+    "custom_hooks.EMAHook": "the average is an exponential one, of every step",
     "custom_hooks": "there are no hooks",
     "default_hooks": "there are no hooks",
     "train_dataloader.dataset.pipeline": "there is no such transform",
     "val_dataloader.dataset.pipeline": "there is no such transform",
     "test_dataloader": "evaluation is on val_dataloader's images, data.eval_split",
     "param_scheduler": "the learning rate has a warm-up and a polynomial decay, nothing else",
-    "model.decode_head.loss_decode": "there is no such loss",
-    "model.auxiliary_head.loss_decode": "there is no such loss",
+    "model.decode_head.loss_decode": "it is not taken over: see loss.terms",
+    "model.auxiliary_head.loss_decode": "it is not taken over: see loss.terms, which both heads have",
     "optim_wrapper.optimizer": "optimisers are SGD and AdamW",
     "": "there is no such setting",
 }

@@ -25,7 +25,7 @@ def main(name, size="512x1024", dtypes="float32,bfloat16,int8"):
     config = runpy.run_path(CONFIGS / f"{name}.py")["get_config"]()
     graph, weights = split_model(build_model(config))
     rng = np.random.default_rng(0)  # scales that start at zero would hide what they scale
-    weights = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype("f") if x.ndim == 1 else x, weights)
+    weights = jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape).astype("f") * np.where(x, x, 0.2), weights)
     size = tuple(map(int, size.split("x")))
     logits, _ = networks(graph, config, make_mesh(data=-1, space=1), size)
     images = rng.integers(0, 256, (1, *size, 3), np.uint8)

@@ -126,6 +126,12 @@ def split_rows(maps):
     return jax.lax.with_sharding_constraint(maps, PartitionSpec("data", "space"))
 
 
+def on_every_device(x):
+    """Inside `jit`: all of `x` on each device of the mesh of `rows_split_over`, for what sorts or ranks all of it."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty or mesh.size == 1 else jax.lax.with_sharding_constraint(x, PartitionSpec())
+
+
 def in_parts(batch, parts, mesh):
     """Inside `jit`: arrays [n,...] as [parts,n/parts,...], contiguous parts of the batch, each split over `data`."""
     spread = NamedSharding(mesh, PartitionSpec(None, "data"))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cropjax.data.labels import IGNORE
+from cropjax.sharding import on_every_device
 
 
 def lovasz_softmax(logits, labels, *, weights=()):
@@ -12,10 +13,11 @@ def lovasz_softmax(logits, labels, *, weights=()):
 
     IoU is that of the whole batch, on all devices, as upstream's `per_image=False` has it of one device's. `weights`,
     one a class, multiply their losses. Ignored pixels are left out; a batch of nothing else costs 0. It sorts [k,n*h*w]
-    errors, and takes several times the memory of the full-size logits.
+    errors, all of them on every device, and takes several times the memory of the batch's full-size logits.
     Source: Berman et al. 2018, `mmseg/models/losses/lovasz_loss.py`.
     """
     k = logits.shape[-1]
+    logits, labels = on_every_device(logits), on_every_device(labels)  # split over devices, the sort did not end
     p = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
     valid = labels.ravel() != IGNORE
     hot = labels.ravel() == jnp.arange(k)[:, None]

@@ -57,13 +57,13 @@ def one_mode(name, mode):
 
 
 def many(count):
+    from PIL import Image
+    from tiny import tiny_config
+
     from cropjax.inputs import find
     from cropjax.network import Network
     from cropjax.outputs import Outputs
     from cropjax.predict import predict
-    from PIL import Image
-    from tiny import tiny_config
-
     from cropjax.train import train
 
     def resident():

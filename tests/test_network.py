@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,10 +15,10 @@ from tiny import tiny_config
 import cropjax
 from cropjax.config import build_source, label_set
 from cropjax.data.labels import CITYSCAPES
-from cropjax.data.pipeline import eval_batches
 from cropjax.errors import UserError
-from cropjax.evaluate import make_score
-from cropjax.network import as_rgb
+from cropjax.evaluate import evaluate
+from cropjax.inference import MODES, Inference
+from cropjax.network import Network, as_rgb
 from cropjax.panels import overlay
 from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh
@@ -57,18 +56,21 @@ def test_a_mask_has_the_size_of_its_image(net, size, mode):
     assert mask.max() < 19
 
 
-@pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_a_mask_is_what_evaluation_scores(net, saved_run, mode):
+def test_masks_are_what_evaluation_scores(net, saved_run):
     config, mesh = tiny_config(), make_mesh(data=-1, space=-1)
+    config.eval.update(modes=MODES, tta_scales=(0.5, 1.0))
+    config.eval.best = "whole/miou"
     source = build_source(config, "eval")
     _, graph, state = restore_run(config, saved_run, "best", mesh)
-    batch = next(eval_batches(source, scale=tuple(config.data.scale), batch_size=1))
-    batch = {name: jnp.asarray(batch[name]) for name in ("image", "label")}
-    weights = {part: state[part] for part in ("params", "batch_stats")}
-    _, ids = make_score(graph, config, mesh)(weights, batch, mode)
-    mask = net(source[0]["image"], mode=mode)
-    np.testing.assert_array_equal(mask, ids[0])
-    assert len(np.unique(mask)) > 1, "weights of one class would tell nothing"
+    scores = evaluate(Inference(graph, config, mesh), state, source, config, mesh).scores
+    net = Network(config, saved_run)
+    for mode in MODES:
+        confusion = np.zeros((19, 19), np.int64)
+        for record in map(source.__getitem__, range(len(source))):
+            label, mask = record["label"][:, :], net(record["image"][:, :], mode=mode)
+            np.add.at(confusion, (label[label != 255], mask[label != 255]), 1)
+        np.testing.assert_array_equal(scores[mode].confusion, confusion, mode)
+        assert (confusion.sum(0) > 0).sum() > 1, "weights of one class would tell nothing"
 
 
 def test_the_mode_is_the_first_of_the_run_unless_given(net):

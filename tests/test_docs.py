@@ -84,7 +84,8 @@ def test_commands(tmp_path):
         fields = FEW | narrow
         if data_root in line:
             del fields["data.source"]
-        few = [f"--config.{name}={value}" for name, value in fields.items()] if "--config" in line else []
+        few = [f"--config.{name}={value}" for name, value in fields.items() if f"--config.{name}=" not in line]
+        few = few if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
         moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
         moved = [str(tmp_path / word) if word.split("/")[0] in arguments else word for word in moved]
@@ -121,7 +122,7 @@ def test_the_tutorial(tmp_path):
     assert len(list((tmp_path / "roads").glob("*/*/*.png"))) == 20
     (tmp_path / "own.py").write_text(config)
     few = [f"--config.{name}={value}" for name, value in FEW_OF_OUR_OWN.items()]
-    lines = commands(TUTORIAL)
+    lines = list(commands(TUTORIAL))
     for line in lines:
         result = run([*shlex.split(line)[1:], *(few if "--config" in line else [])], tmp_path)
         assert result.returncode == 0, f"{line}\n{result.stderr}"

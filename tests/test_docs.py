@@ -51,12 +51,13 @@ FEW = {
 
 def commands(page):
     """Each `python -m ...` line of a code block, in order."""
-    blocks = re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("python -m ")]
+    return [line for block in blocks(page, "") for line in block.splitlines() if line.startswith("python -m ")]
 
 
-def python_blocks(page):
-    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+def blocks(page, kind):
+    """The contents of the code blocks that begin with ``` and `kind`."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for named, block in found if named == kind]
 
 
 def run(words, folder):
@@ -88,7 +89,10 @@ def test_commands(tmp_path):
         few = few if "--config" in line else []
         moved = [str(tmp_path / Path(b).name) if a in places else b for a, b in pairwise(["", *words])]
         moved = [f"{data_root}{tmp_path / Path(word).name}" if word.startswith(data_root) else word for word in moved]
-        moved = [str(tmp_path / word) if word.split("/")[0] in arguments else word for word in moved]
+        moved = [
+            str(tmp_path / b) if b.split("/")[0] in arguments and not a.startswith("--") else b
+            for a, b in pairwise(["", *moved])
+        ]
         moved = [str(path) for word in moved for path in _runs(word, tmp_path)]
         if "--mmseg_config" in moved:
             Path(moved[moved.index("--mmseg_config") + 1]).write_text(THEIRS["deeplab_4xb2-x"])
@@ -116,7 +120,7 @@ def test_the_tutorial(tmp_path):
     """Its script, its config file and its commands as they stand, in a folder with ten small photographs."""
     labels = np.random.default_rng(0).integers(0, 5, (10, 30, 40))
     comma10k_tree(tmp_path / "comma10k", {f"000{i}_{i}": label for i, label in enumerate(labels)})
-    arrange, config, _ = python_blocks(TUTORIAL)
+    arrange, config, _ = blocks(TUTORIAL, "python")
     for _ in range(2):
         assert run(["-c", arrange], tmp_path).returncode == 0
     assert len(list((tmp_path / "roads").glob("*/*/*.png"))) == 20
@@ -132,7 +136,7 @@ def test_the_tutorial(tmp_path):
 def test_the_tutorials_source(tmp_path, monkeypatch):
     """Its class, and the lines that name it, are a data set to everything that reads one."""
     block = {}
-    exec(python_blocks(TUTORIAL)[-1], block)
+    exec(blocks(TUTORIAL, "python")[-1], block)
     rng, text = np.random.default_rng(0), TUTORIAL.read_text()
     for split in ("train", "val"):
         (tmp_path / "walls" / split).mkdir(parents=True)
@@ -159,7 +163,7 @@ def test_links_and_targets_exist():
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
         for path in re.findall(r"`((?:cropjax|configs|tests|third_party|docs|lock)/[\w./]*)`", text):
             assert (ROOT / path).exists(), f"{page.name}: {path}"
-        code = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL))
+        code = "\n".join(blocks(page, ""))
         for target in re.findall(r"^make ([\w-]+)", code, re.MULTILINE) + re.findall(r"`make ([\w-]+)`", text):
             assert target in targets, f"{page.name}: make {target}"
     listed = re.findall(r"`(\w+)`(?=[ ,|])", (ROOT / "README.md").read_text().split("| config |")[1].split("\n\n")[0])
@@ -183,6 +187,6 @@ def test_python_blocks(page, saved_run, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/demo").symlink_to(saved_run)
     save(tmp_path / "street.jpg", np.random.default_rng(0).integers(0, 256, (30, 40, 3)))
-    for block in python_blocks(page):
+    for block in blocks(page, "python"):
         result = run(["-c", block], tmp_path)
         assert result.returncode == 0, result.stderr

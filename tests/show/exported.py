@@ -1,11 +1,15 @@
 """Full-size networks as exported files: what they weigh and how far they are off. For docs/export.md.
 
-python tests/show/exported.py deeplab_512x1024 [512x1024] [float32,int8]
+    python tests/show/exported.py deeplab_512x1024 [512x1024] [float32,int8] [PYTHON]
+
+With PYTHON, of an environment that has jax, numpy and onnxruntime and no cropjax, the files are also run there.
 """
 
 import platform
 import runpy
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +24,7 @@ from cropjax.step import split_model
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def main(name, size="512x1024", dtypes="float32,bfloat16,int8"):
+def main(name, size="512x1024", dtypes="float32,bfloat16,int8", python=None):
     jax.config.update("jax_platforms", "cpu")
     config = runpy.run_path(CONFIGS / f"{name}.py")["get_config"]()
     graph, weights = split_model(build_model(config))
@@ -47,6 +51,16 @@ def main(name, size="512x1024", dtypes="float32,bfloat16,int8"):
                 f"the first time in {time.time() - written:.0f} s",
                 flush=True,
             )
+            if python:
+                run_without_us(python, f"{name}_{dtype}.{kind}", content, images, live)
+
+
+def run_without_us(python, name, content, images, logits):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, name).write_bytes(content)
+        np.savez(Path(folder, "expected.npz"), images=images, logits=logits)
+        script = Path(__file__).parents[1] / "run_exported.py"
+        subprocess.run([python, script, "expected.npz", name], cwd=folder, check=True, stderr=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from cropjax.config import NETWORKS, defaults
+from cropjax.config import LABELS, NETWORKS, defaults
 from cropjax.distributed import agree
 from cropjax.errors import UserError
 
@@ -145,13 +145,22 @@ def _rollbacks(workdir):
 
 
 def check_network(workdir: str | Path, config: ConfigDict) -> None:
-    """UserError if the run in `workdir` has another network or other classes than `config`, by its stored config."""
+    """UserError if the run in `workdir` has another network or other classes than `config`, by its stored config.
+
+    Another data set with the same classes is none of its business: a network may be scored on it.
+    """
+    stored, given = stored_fields(workdir), fields_of(config)
+    of_data = () if _classes(stored) == _classes(given) else ("data.source", "data.classes")
 
     def network(fields):
-        of_data = ("data.source", "data.classes")
         return {name: value for name, value in fields.items() if name.startswith("model.") or name in of_data}
 
-    _check_same(workdir, network(stored_fields(workdir)), network(fields_of(config)))
+    _check_same(workdir, network(stored), network(given))
+
+
+def _classes(fields):
+    source = fields.get("data.source")
+    return LABELS[source].names if source in LABELS else fields.get("data.classes")
 
 
 def load_config(workdir: str | Path) -> ConfigDict:

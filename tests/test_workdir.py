@@ -7,7 +7,7 @@ import pytest
 from command import SERVER
 from ml_collections import ConfigDict
 
-from cropjax.config import defaults
+from cropjax.config import defaults, label_set
 from cropjax.errors import UserError
 from cropjax.workdir import (
     _locked,
@@ -169,6 +169,18 @@ def test_a_run_from_before_there_were_classes_is_of_the_same_network(tmp_path):
     run.data.update(source="folders", classes=("a", "b"))
     with pytest.raises(UserError, match=r"data\.classes is \(\) there and \('a', 'b'\) here; data\.source is"):
         check_network(tmp_path, run)
+
+
+def test_a_network_may_be_looked_at_on_other_data_with_its_classes(tmp_path):
+    run = defaults("pspnet")
+    prepare(tmp_path, run).close()
+    run.data.source = "streets"
+    check_network(tmp_path, run)
+    run.data.source = "camvid"
+    with pytest.raises(UserError, match=r"data\.source is 'cityscapes' there and 'camvid' here"):
+        check_network(tmp_path, run)
+    run.data.update(source="folders", classes=label_set(defaults("pspnet")).names)
+    check_network(tmp_path, run)
 
 
 def test_rollbacks_count_where_the_run_goes_on_after_them(tmp_path):

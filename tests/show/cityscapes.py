@@ -29,14 +29,19 @@ OFFICIAL = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
 
 
 def write_tree(source, root):
-    """The records of `source` as leftImg8bit/val/city and gtFine/val/city; ignored pixels are "unlabeled", 0."""
+    """The records of `source` as leftImg8bit/val/city and gtFine/val/city; ignored pixels are "unlabeled", 0.
+
+    The official script wants instances too: there are none, every pixel's is its label.
+    """
     ids = np.zeros(IGNORE + 1, np.uint8)
     ids[: len(CITYSCAPES_LABEL_ID)] = CITYSCAPES_LABEL_ID
     for i in range(len(source)):
         record = source[i]
+        labels = ids[record["label"][:, :]]
         for kind, ending, pixels in (
             ("leftImg8bit", "leftImg8bit", record["image"][:, :]),
-            ("gtFine", "gtFine_labelIds", ids[record["label"][:, :]]),
+            ("gtFine", "gtFine_labelIds", labels),
+            ("gtFine", "gtFine_instanceIds", labels.astype(np.uint16)),
         ):
             folder = root / kind / "val" / "city"
             folder.mkdir(parents=True, exist_ok=True)

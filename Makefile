@@ -1,8 +1,10 @@
 # Every target sets itself up: the first one makes the virtual environment from the lock.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests share one folder of compiled programs, so that a second run starts at once.
+# Tests share one folder of compiled programs, also of small ones: a second run compiles next to nothing.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/xla
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: install demo test test-configs test-docs test-slow parity lint fix lock docs show scale claims clean

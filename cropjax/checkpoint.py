@@ -110,16 +110,15 @@ class Checkpoints:
                     raise
 
     def _write_later(self, step, state):
-        written = False
-        while not written:
+        while True:
             last = self._hurry.wait(RETRY)
             try:
                 self._write(step, state)
-                written = True
             except FAILURES:
                 if last:
                     raise
-        self._secure(step)
+            else:
+                return self._secure(step)
 
     def _secure(self, step):
         """The newest, which has just been written, a second time; then older ones go."""

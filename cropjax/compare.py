@@ -116,9 +116,11 @@ def plus_minus(values, digits):
 def read_run(folder):
     """The `Run` in `folder`, which names it; UserError if there is none."""
     folder = Path(folder)
-    fields = stored_fields(folder) if (folder / "config.json").is_file() else {}
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not the folder of a run (no config.json): leave it out")
+    fields = stored_fields(folder)
     if "eval.best" not in fields:
-        raise UserError(f"{folder} is not the folder of a run (no config.json of ours): leave it out")
+        raise UserError(f"{folder}/config.json is not that of a run (no eval.best): leave it out")
     scores, losses, rates = {}, {}, {}
     for line in _lines(folder / "metrics.jsonl"):
         step = line["step"]
@@ -149,14 +151,16 @@ def _lines(path):
             line = json.loads(text)
         except ValueError:
             continue
-        yield line
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line
 
 
 def _provenance(path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_runs(folders):
@@ -309,7 +313,7 @@ def as_csv(groups, names):
 
 def compare(folders, out="comparison"):
     """Prints the table of the runs in `folders`, and writes it with the plot to `out` and .md, .csv and .png."""
-    from cropjax.curves import draw  # slow to import
+    from cropjax.compare_plot import draw  # slow to import
 
     runs, passed_over = read_runs(folders)
     for line in passed_over:
@@ -323,9 +327,9 @@ def compare(folders, out="comparison"):
     out.parent.mkdir(parents=True, exist_ok=True)
     markdown, sheet, picture = (out.with_name(f"{out.name}.{end}") for end in ("md", "csv", "png"))
     page = "\n\n".join([as_markdown(rows), *remarks, f"![]({picture.name})"])
+    draw(groups, picture)  # first: it is what may fail
     write_text(markdown, f"{page}\n")
     write_text(sheet, as_csv(groups, [*names, *implied]))
-    draw(groups, picture)
     print(f"\n{markdown}, {sheet} and {picture} are written")
 
 

@@ -131,7 +131,7 @@ def defaults(network):
     data.streets = dict(size=(512, 1024), train_count=2975, eval_count=500, seed=0)
 
     # name: "sgd" or "adamw". lr: the largest learning rate. min_lr: the last one. power: of the polynomial from lr to
-    # min_lr. warmup_steps: from a millionth of lr up to it. weight_decay: torch's, of every parameter but for rules.
+    # min_lr. warmup_steps: up to lr. weight_decay: torch's, of every parameter but for rules.
     # momentum: of SGD. betas, eps: of AdamW.
     # rules: (text in upstream's name, factor of the learning rate, factor of the weight decay); optim.py says how.
     if cnn:
@@ -139,6 +139,7 @@ def defaults(network):
     else:
         config.optim = dict(name="adamw", lr=6e-5, min_lr=0.0, power=1.0, warmup_steps=1500, weight_decay=0.01)
         config.optim.rules = (("pos_block", 1.0, 0.0), ("norm", 1.0, 0.0), ("head", 10.0, 1.0))
+    config.optim.warmup_factor = 1e-6  # of lr, where the warm-up begins
     config.optim.layer_decay = 1.0  # factor of the learning rate per block of depth, from the head down; see depth.py
     config.optim.update(OPTIMIZERS[config.optim.name])
     config.optim.shard_state = False  # split the optimiser's arrays over the devices of mesh.data
@@ -175,14 +176,23 @@ def defaults(network):
     ev.batch_size = 1  # images at a time, of all devices; no score depends on it
     ev.dtype = "float32"  # also where training computes in another: upstream's mixed precision ends with the step
     ev.best = "whole/miou"  # what makes a checkpoint the best: mode, and miou, macc or aacc
-    ev.stop_after = 0  # training ends after so many evaluations in a row without a better `best`; 0: never early
-    ev.panels = 4  # validation images whose label and prediction TensorBoard shows
+    ev.stop_after = 0  # training ends so many times `every` after the last better `best`; 0: never early
+    ev.panels = 4  # validation images of which pictures are made: TensorBoard, evaluation/examples.png
     ev.location_prior = 0  # also score each position's commonest class, counted in so many training images
 
     # Devices that split the batch, and devices that split the rows of every crop; -1, -1: as many of the first as
     # divide train.batch_size, the rest of the second.
     config.mesh = dict(data=-1, space=-1)
     return config.lock()  # an unknown field is an error
+
+
+def set_optimizer(config, name):
+    """Makes `config.optim` that of the optimiser of this name, whose own fields get their defaults."""
+    c = config.optim
+    with config.unlocked():
+        for other in OPTIMIZERS[c.name]:
+            del c[other]
+        c.update(OPTIMIZERS[name], name=name)
 
 
 def label_set(config):
@@ -256,6 +266,7 @@ def build_optimizer(config):
         power=c.power,
         steps=config.train.steps,
         warmup_steps=c.warmup_steps,
+        warmup_factor=c.warmup_factor,
     )
     return direction, schedule
 

@@ -2,11 +2,11 @@
 
     python -m cropjax.evaluate --config configs/demo.py --workdir runs/demo [--checkpoint best]
 
-Prints a table for each mode, and writes what evaluation.py lists into the run's folder `evaluation`.
+Prints a table for each mode, and writes what evaluation/report.py lists into the run's folder `evaluation`.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -17,9 +17,9 @@ from cropjax import commandline
 from cropjax.config import build_source, label_set
 from cropjax.data.ahead import usable_cores
 from cropjax.data.pipeline import eval_batches
-from cropjax.details import Details
 from cropjax.distributed import sum_over_processes, union_over_processes
-from cropjax.evaluation import text_of, write_evaluation
+from cropjax.evaluation.details import Details
+from cropjax.evaluation.report import text_of, write_evaluation
 from cropjax.inference import Inference
 from cropjax.metrics import Scores, confusion_matrix
 from cropjax.panels import panel
@@ -76,7 +76,7 @@ def evaluate(inference, state, source, config, mesh, *, panels=0, details=False,
         process_count=processes,
         on_record=watchdog.beat,
     )
-    count = jax.jit(partial(confusion_matrix, num_classes=labels.num_classes), out_shardings=replicated(here))
+    count = _counting(labels.num_classes, here)
     found = Evaluation(
         {mode: np.zeros((labels.num_classes, labels.num_classes), np.int64) for mode in modes},
         {mode: Details.none(labels.num_classes) for mode in modes} if details else {},
@@ -132,6 +132,12 @@ def evaluate(inference, state, source, config, mesh, *, panels=0, details=False,
     )
 
 
+@cache
+def _counting(num_classes, mesh):
+    """`confusion_matrix` on `mesh`, one for all evaluations of a run: each would compile its own."""
+    return jax.jit(partial(confusion_matrix, num_classes=num_classes), out_shardings=replicated(mesh))
+
+
 def small_panel(image, label, ids, labels, *, width=512):
     """`panel` of one record, thinned out to `width` pixels at most a picture."""
     every = -(-label.shape[1] // width)
@@ -149,13 +155,15 @@ def evaluate_run(config, workdir):
     step, graph, state = restore_run(config, workdir, CHECKPOINT.value, mesh)
     source = build_source(config, "eval")
     inference = Inference(graph, config, local_mesh(mesh))
-    scores, details, sizes, _ = evaluate(inference, state, source, config, mesh, details=True)
+    scores, details, sizes, pictures = evaluate(
+        inference, state, source, config, mesh, panels=config.eval.panels, details=True
+    )
     if jax.process_index() != 0:
         return
     names = label_set(config).names
     about = conditions(config, sizes) | {"run": str(workdir), "step": step, "images": len(source)}
     print("\n" + text_of(scores, details, names, about))
-    write_evaluation(workdir / "evaluation", scores, details, names, about)
+    write_evaluation(workdir / "evaluation", scores, details, names, about, list(pictures.values()))
     print(f"{workdir / 'evaluation'}: tables and pictures")
 
 

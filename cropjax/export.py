@@ -9,6 +9,7 @@ before it gets its name.
 
 import importlib.util
 import logging
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,10 @@ from absl import flags
 from jax import lax
 
 from cropjax import commandline
+from cropjax.config import label_set
 from cropjax.errors import UserError
-from cropjax.inference import make_forward
+from cropjax.host_memory import available_bytes
+from cropjax.inference import Compiled, make_forward
 from cropjax.ops.plain import plain
 from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh
@@ -187,8 +190,9 @@ def export(
         UserError: a file is there already, a package is missing, no such checkpoint, or a file that does not give what
             the network gives with the same weights; then none is written.
     """
-    paths = {name: Path(f"{out}.{name}") for name in formats}
+    paths = {name: Path(f"{out}.{name}").expanduser() for name in formats}
     check_places(out, paths.values())
+    check_room(size, 2 * math.prod(size) * (3 + 2 * 4 * label_set(config).num_classes))  # images, logits twice
     if "onnx" in formats:
         check_packages()
     mesh = make_mesh(data=-1, space=1)
@@ -197,10 +201,12 @@ def export(
     weights = stored(exact, weights_dtype)
     logits, ids = networks(graph, config, mesh, size)
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
-    live = np.asarray(jax.jit(logits)(weights, images))
+    program = Compiled(logits)
+    check_room(size, program.bytes(weights, images))
+    live = np.asarray(program(weights, images))
     print(f"{workdir} step {step}")
     if weights_dtype != "float32":
-        moved = difference(np.asarray(jax.jit(logits)(exact, images)), live)
+        moved = difference(np.asarray(program(exact, images)), live)
         print(f"weights in {weights_dtype}: logits move by up to {moved:.1e} of the largest")
     made = {}
     for name, path in paths.items():
@@ -255,12 +261,22 @@ def difference(live, found):
     return off.max() / np.abs(live).max()
 
 
+def check_room(size, needed):
+    if needed > (free := available_bytes()):
+        raise UserError(
+            f"--size={size[0]}x{size[1]}: the check of the files needs {needed / 2**30:.1f} GiB of memory or more, and "
+            f"{free / 2**30:.1f} are free; give a smaller one"
+        )
+
+
 def check_places(out, paths):
+    if str(out).endswith("/") or Path(out).expanduser().is_dir():
+        raise UserError(f"--out={out} is a folder: name files in it without their ending, for example {out}/model")
     for path in paths:
         if path.exists():
             raise UserError(f"--out={out}: {path} exists already: remove it, or name another")
-    if not Path(out).parent.is_dir():
-        raise UserError(f"--out={out}: there is no folder {Path(out).parent}; make it, or name another")
+        if not path.parent.is_dir():
+            raise UserError(f"--out={out}: there is no folder {path.parent}; make it, or name another")
 
 
 def check_packages():

@@ -68,13 +68,15 @@ def _glibc(name):
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
-def available_bytes():
-    """Of the machine's memory or, in a container with a limit, of that."""
+def available_bytes(group=Path("/sys/fs/cgroup")):
+    """Of the machine's memory or, in a container with a limit, of that; what caches files counts as free."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     found = [int(lines["MemAvailable"].split()[0]) * 1024]
-    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    limit = group / "memory.max"
     if limit.exists() and (text := limit.read_text().strip()) != "max":
-        found.append(int(text) - int(used.read_text()))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(stat["inactive_file"]) + int(stat["active_file"])
+        found.append(int(text) - int((group / "memory.current").read_text()) + cached)
     return min(found)
 
 

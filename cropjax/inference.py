@@ -84,6 +84,7 @@ class Inference:
     def __init__(self, graph, config, mesh):
         self._config, self._mesh = config, mesh
         self._dtype = jnp.promote_types(jnp.dtype(config.eval.dtype), jnp.float32)
+        self._classes = label_set(config).num_classes
         self._with_room = set()
 
         network = make_forward(graph, config, mesh)
@@ -93,9 +94,15 @@ class Inference:
             logits = network(weights, windows.reshape(-1, *windows.shape[-3:]), valid.reshape(-1, 2))
             return logits.reshape(*windows.shape[:-1], -1)
 
-        def full_size(total, rows, columns, *, valid, size, mirrored=False):
-            """Logits [n,*size,k] of a sum over windows [n,h,w,k], in which a pixel counts `rows` times `columns`."""
-            logits = (total / (rows[:, None] * columns)[..., None])[:, : valid[0], : valid[1]]
+        def full_size(total, seen, *, valid, size, mirrored):
+            """Logits [n,*size,k] of a sum over windows [n,h,w,k], which has a pixel as often as the product of `seen`.
+
+            `seen` are its rows' and its columns' shares; None: each pixel once.
+            """
+            if seen:
+                rows, columns = seen
+                total = total / (rows[:, None] * columns)[..., None]
+            logits = total[:, : valid[0], : valid[1]]
             logits = logits[:, :, ::-1] if mirrored else logits
             return resize_bilinear(logits, size, align_corners=align_corners)
 
@@ -105,6 +112,10 @@ class Inference:
         def ids(*operands, **static):
             return largest(full_size(*operands, **static))
 
+        def ids_and_softmax(*operands, **static):
+            logits = full_size(*operands, **static)
+            return largest(logits), jax.nn.softmax(logits)
+
         def largest(values):
             return jnp.argmax(values, -1).astype(jnp.uint8)
 
@@ -113,6 +124,7 @@ class Inference:
         self._zeros = Compiled(lambda *, shape: jnp.zeros(shape, self._dtype), **split)
         self._add_windows = Compiled(add_windows, **split, donate_argnums=0)
         self._softmax, self._ids, self._largest = (Compiled(f, **split) for f in (softmax, ids, largest))
+        self._ids_and_softmax = Compiled(ids_and_softmax, **split)
         self._add = Compiled(jnp.add, **split, donate_argnums=0)
 
     def ids(self, weights, images, mode):
@@ -126,12 +138,13 @@ class Inference:
             return self._largest(self._sum_of_softmax(weights, images, mode))
         return self._seen(self._ids, weights, self._fitted(images), images.shape[1:3], mode)
 
-    def probabilities(self, weights, images, mode):
-        """As `ids`, the probability of each class, float32 or better [n,h,w,k]."""
-        self._need_room(weights, images.shape, mode)
+    def ids_and_probabilities(self, weights, images, mode):
+        """As `ids`, and with them the probability of each class, float32 or better [n,h,w,k]."""
+        self._need_room(weights, images.shape, mode, probabilities=True)
         if mode.endswith("_tta"):
-            return self._sum_of_softmax(weights, images, mode) / len(self._views(images.shape[1:3]))
-        return self._seen(self._softmax, weights, self._fitted(images), images.shape[1:3], mode)
+            total = self._sum_of_softmax(weights, images, mode)
+            return self._largest(total), total / len(self._views(images.shape[1:3]))
+        return self._seen(self._ids_and_softmax, weights, self._fitted(images), images.shape[1:3], mode)
 
     def check(self, weights, size, modes):
         """Traces the network on what it sees of an image of `size`, for shapes alone: what cannot work raises now.
@@ -149,16 +162,20 @@ class Inference:
             windows = self._windows(view, mode)
             yield self._forward.function, (weights, *self._forms(n, windows)), times * len(list(self._groups(windows)))
 
-    def needed_bytes(self, weights, shape, mode):
+    def needed_bytes(self, weights, shape, mode, *, probabilities=False):
         """What the devices need at most for `images` of that `shape`, by the plans of the compiled programs."""
         n, *size = shape[:3]
-        return max(self._bytes_of_view(weights, n, view, tuple(size), mode) for view in self._view_sizes(size, mode))
+        finish = self._ids_and_softmax if probabilities else self._ids
+        finish = self._softmax if mode.endswith("_tta") else finish
+        views = self._view_sizes(size, mode)
+        return max(self._bytes_of_view(weights, n, view, tuple(size), mode, finish) for view in views)
 
     # ----------------------------------------------------------------------------------------------------------- views
     def _views(self, size):
         """The (height, width), and whether mirrored, of each view of a `_tta` mode."""
         c = self._config.eval
-        sizes = [tuple(max(int(side * scale + 0.5), 1) for side in size) for scale in c.tta_scales]
+        scales = [tuple(int(side * scale + 0.5) for side in size) for scale in c.tta_scales]
+        sizes = [rescaled_size(size, scale) for scale in scales]  # both round, as upstream's Resize does
         return [(view, mirrored) for view in sizes for mirrored in ((False, True) if c.tta_flip else (False,))]
 
     def _view_sizes(self, size, mode):
@@ -195,7 +212,7 @@ class Inference:
         how = {"valid": tuple(valid), "size": tuple(size), "mirrored": mirrored}
         if len(windows.starts) == 1:
             total = self._forward(weights, *self._placed(images, np.broadcast_to(np.int32(valid), (n, 2))))
-            return finish(total, *self._cast(map(np.ones, windows.size)), **how)
+            return finish(total, None, **how)
         h, w = windows.window
         total = self._zeros(shape=(n, *windows.size, self._classes))
         for starts, count in self._groups(windows):
@@ -203,7 +220,7 @@ class Inference:
             rest = np.broadcast_to(np.maximum(np.int32(valid) - starts, 0), (n, *starts.shape))
             logits = self._forward(weights, *self._placed(seen, rest))
             total = self._add_windows(total, logits, starts, np.int32(count), *self._cast(windows.weights))
-        return finish(total, *self._cast(windows.seen), **how)
+        return finish(total, self._cast(windows.seen), **how)
 
     def _groups(self, windows):
         return windows.groups(self._config.eval.window_batch)
@@ -214,10 +231,6 @@ class Inference:
         shapes = {"windows": ((*group, *windows.window, 3), np.uint8), "valid": ((*group, 2), np.int32)}
         return batch_form(n, self._mesh, **shapes).values()
 
-    @property
-    def _classes(self):
-        return label_set(self._config).num_classes
-
     def _cast(self, vectors):
         return [vector.astype(self._dtype) for vector in vectors]
 
@@ -226,31 +239,37 @@ class Inference:
         return placed["windows"], placed["valid"]
 
     # ---------------------------------------------------------------------------------------------------------- memory
-    def _bytes_of_view(self, weights, n, view, size, mode):
+    def _bytes_of_view(self, weights, n, view, size, mode, finish):
         windows = self._windows(view, mode)
         total = jax.ShapeDtypeStruct((n, *windows.size, self._classes), self._dtype, sharding=split_batch(self._mesh))
         forward = self._forward.bytes(weights, *self._forms(n, windows))
-        finish = (self._softmax if mode.endswith("_tta") else self._ids).bytes(
-            total, *self._cast(windows.seen), valid=tuple(view), size=size
+        finish = finish.bytes(
+            total,
+            self._cast(windows.seen) if len(windows.starts) > 1 else None,
+            valid=tuple(view),
+            size=size,
+            mirrored=False,  # by name, as `_seen` has it: the same program
         )
-        pixels = math.prod(windows.size) * (len(windows.starts) > 1) + math.prod(size) * mode.endswith("_tta")
-        sums = self._dtype.itemsize * n // self._mesh.shape["data"] * pixels * self._classes
-        return max(forward + sums, finish)
+        each = self._dtype.itemsize * n // self._mesh.shape["data"] * self._classes
+        of_windows = math.prod(windows.size) * (len(windows.starts) > 1) * each
+        of_views = math.prod(size) * mode.endswith("_tta") * each
+        return max(forward + of_windows, finish) + of_views
 
     def _free_bytes(self):
         stats = self._mesh.local_devices[0].memory_stats()
         return stats["bytes_limit"] - stats["bytes_in_use"] if stats else available_bytes()
 
-    def _need_room(self, weights, shape, mode):
+    def _need_room(self, weights, shape, mode, *, probabilities=False):
         """Asked once of each shape: what has not the memory it needs says so before it is tried."""
-        if (shape, mode) in self._with_room:
+        asked = shape, mode, probabilities
+        if asked in self._with_room:
             return
         n, h, w = shape[:3]
         free, here = self._free_bytes(), n // self._mesh.shape["data"]
         needed = 2 * self._dtype.itemsize * here * h * w * self._classes  # the logits, and what is made of them
         try:
             if needed <= free:
-                needed = self.needed_bytes(weights, shape, mode)
+                needed = self.needed_bytes(weights, shape, mode, probabilities=probabilities)
         except jax.errors.JaxRuntimeError as error:  # a GPU's compiler tries convolutions
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -261,7 +280,7 @@ class Inference:
                 f"{h}x{w} pixels, {mode}: {n} of them at once need {needed / 2**30:.1f} GiB of memory or more, and "
                 f"{free / 2**30:.1f} are free; {other}"
             )
-        self._with_room.add((shape, mode))
+        self._with_room.add(asked)
 
 
 def _resized(images, size):

@@ -65,11 +65,11 @@ def find(arguments: Iterable[str], lines: Iterable[str], without: Path) -> list[
     for argument in arguments:
         if argument == "-":
             found += [one for line in lines if line.strip() for one in _named(line.rstrip("\r\n"), without)]
-        elif _WILD.search(argument) and not Path(argument).exists():
+        elif _WILD.search(argument) and not os.path.exists(argument):
             found += _matching(argument, without)
         else:
             found += _named(argument, without)
-    found = list(dict.fromkeys(found))
+    found = list({(one.path.resolve(), one.name): one for one in found}.values())
     if not found:
         looked = ", ".join(arguments) or "nothing"
         raise UserError(f"no images in {looked}: name files, folders or patterns of {', '.join(IMAGES + VIDEOS)}")
@@ -79,9 +79,9 @@ def find(arguments: Iterable[str], lines: Iterable[str], without: Path) -> list[
 
 def _named(text, without):
     path = Path(text).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         return _in_folder(path, path, without)
-    if not path.exists():
+    if not os.path.exists(path):  # of os: a name that is too long is one that is not there
         raise UserError(f"{text}: there is no such file or folder")
     return [_input(path, path.stem)]
 
@@ -101,8 +101,11 @@ def _matching(pattern, without):
 
 
 def _in_folder(folder, root, without):
+    def fail(error):
+        raise UserError(f"{error.filename}: this folder cannot be listed ({error.strerror}): leave it out, or mend it")
+
     found = []
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name).resolve() != without]
         paths = [Path(place, name) for name in files if not name.startswith(".")]
         found += [path for path in paths if _taken(path, without)]
@@ -125,11 +128,16 @@ def _taken(path, without):
     return path.suffix.lower() in IMAGES + VIDEOS and without not in path.resolve().parents
 
 
+def as_frame(name: str) -> str:
+    """What a video would be called that had a frame of this name, or `name` itself."""
+    return re.sub(r"\d{6}$", _NUMBER, name)
+
+
 def _check_names(inputs):
     taken, films = {}, {one.name for one in inputs if one.is_video}
     for one in inputs:
-        as_frame = re.sub(r"\d{6}$", _NUMBER, one.name)
-        other = taken.setdefault(as_frame if as_frame in films else one.name, one)
+        film = as_frame(one.name)
+        other = taken.setdefault(film if film in films else one.name, one)
         if other is not one and (other.is_video or one.is_video or other.name == one.name):
             raise UserError(
                 f"{other.path} and {one.path} would both be written as {one.name}: name the folder above them, or "

@@ -20,7 +20,7 @@ class NotFiniteError(UserError):
 
 
 def outlived(best_step, step, ev):
-    """Whether `ev.stop_after` evaluations, one each `ev.every` steps, have found nothing better than at `best_step`."""
+    """Whether `ev.stop_after` times `ev.every` steps have found nothing better than at `best_step`."""
     return 0 < ev.stop_after * ev.every <= step - best_step
 
 

@@ -9,6 +9,7 @@ An image is a path, a Pillow image, or a NumPy array uint8 [h,w,3] RGB or [h,w] 
 """
 
 import os
+import zlib
 from pathlib import Path
 
 import jax
@@ -67,7 +68,7 @@ class Network:
 
     def probabilities(self, image, *, mode=None) -> np.ndarray:
         """The probability of every class at every pixel of `image`, float32 [h,w,k]."""
-        return np.asarray(self.probabilities_on_device(as_rgb(image), mode))
+        return np.asarray(self.ids_and_probabilities_on_device(as_rgb(image), mode)[1])
 
     def overlay(self, image, mask) -> np.ndarray:
         """The colours of `mask` [h,w] over `image`, half and half: uint8 [h,w,3] RGB."""
@@ -81,10 +82,17 @@ class Network:
         mode = self.checked(mode)
         return self._inference.ids(self._weights, pixels[None], mode)[0]
 
-    def probabilities_on_device(self, pixels, mode=None) -> jax.Array:
-        """As `probabilities` of uint8 [h,w,3], but they need not be ready yet."""
+    def ids_and_probabilities_on_device(self, pixels, mode=None) -> tuple[jax.Array, jax.Array]:
+        """As a call and `probabilities` of uint8 [h,w,3] in one, but they need not be ready yet."""
         mode = self.checked(mode)
-        return self._inference.probabilities(self._weights, pixels[None], mode)[0]
+        return tuple(x[0] for x in self._inference.ids_and_probabilities(self._weights, pixels[None], mode))
+
+    def checksum(self) -> str:
+        """Of the weights."""
+        total = 0
+        for array in jax.tree.leaves(self._weights):
+            total = zlib.crc32(np.ascontiguousarray(array), total)
+        return f"{total:08x}"
 
     def checked(self, mode):
         """`mode`, or the run's; UserError if there is none of this name."""

@@ -15,6 +15,7 @@ stopped: an image is done if all its files are there and newer than it. One that
 predicted, and the status is 1. An EXIF orientation is applied, as viewers do.
 """
 
+import errno
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from cropjax.data.ahead import ahead
 from cropjax.errors import UserError
 from cropjax.inputs import decoded, find, pictures
 from cropjax.network import Network
-from cropjax.outputs import Outputs, begin
+from cropjax.outputs import Outputs, begun
 from cropjax.progress import Progress
 from cropjax.submission import check_labels, check_names
 
@@ -36,15 +37,17 @@ def predict_run(config, workdir, arguments):
     """The command. Returns the exit status: 1 if there are images that could not be predicted."""
     given, labels = flags.FLAGS, label_set(config)
     out = Path(given.out or workdir / "prediction").expanduser()
+    sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be text
     inputs = find(arguments, sys.stdin, out.resolve())
     if given.submission:
         check_names(inputs, labels)
     net = Network(config, workdir, given.checkpoint)
     mode = net.checked(given.mode)
-    begin(out, inputs, {"run": str(workdir.resolve()), "step": net.step, "mode": mode, "config": config.to_dict()})
+    by = {"run": str(workdir.resolve()), "step": net.step, "weights": net.checksum(), "mode": mode}
     outputs = Outputs(out, labels, probabilities=given.probabilities, submission=given.submission)
-    outputs.write_legend()
-    failed = predict(net, mode, inputs, outputs)
+    with begun(out, inputs, by | {"config": config.to_dict()}):
+        outputs.write_legend()
+        failed = predict(net, mode, inputs, outputs)
     print(f"{out}: {', '.join(outputs.kinds)} of step {net.step} of {workdir}, {mode}")
     if given.submission:
         count = check_labels(outputs.of_all(inputs, "submission"))
@@ -67,17 +70,22 @@ def predict(net, mode, inputs, outputs):
         if isinstance(pixels, UserError):
             return pixels
         try:
-            found = {"ids": net.ids_on_device(pixels, mode)}
-            if "probabilities" in outputs.kinds:
-                found["probabilities"] = net.probabilities_on_device(pixels, mode)
+            if "probabilities" not in outputs.kinds:
+                return {"ids": net.ids_on_device(pixels, mode)}
+            ids, probabilities = net.ids_and_probabilities_on_device(pixels, mode)
+            return {"ids": ids, "probabilities": probabilities.astype(np.float16)}  # a few are waiting
         except UserError as error:
             return UserError(f"{picture.path}: {error}")
-        return found
 
     def write(picture, pixels, found):
         if isinstance(found, UserError):
             return found
-        outputs.write(picture.name, picture.path, pixels, **{kind: np.asarray(x) for kind, x in found.items()})
+        try:
+            outputs.write(picture.name, picture.path, pixels, **{kind: np.asarray(x) for kind, x in found.items()})
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return UserError(f"{picture.path}: its outputs' names would be too long; rename it")
         return None
 
     wanted = decoded(pictures(inputs, lambda *name: not outputs.done(*name)))

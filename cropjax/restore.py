@@ -22,9 +22,9 @@ def restore_run(config, workdir, which, mesh):
         raise nothing
     run_folder.check_network(workdir, config)
     graph, weights = split_model(build_model(config))
-    direction, _ = build_optimizer(config)
-    run = run_folder.load_config(workdir)
-    template = abstract_state(weights, direction, mesh, ema=bool(run.train.get("ema")))
+    run = run_folder.run_config(workdir)
+    direction, _ = build_optimizer(run)  # the state is that of the run's training, whatever is asked of it now
+    template = abstract_state(weights, direction, mesh, ema=bool(run.train.ema))
     checkpoints = Checkpoints(workdir / "checkpoints", best=run.eval.best)
     restored = checkpoints.restore(template, int(which) if which.isdecimal() else which)
     checkpoints.close()

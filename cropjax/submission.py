@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cropjax.data.files import read_values
 from cropjax.data.labels import CITYSCAPES, CITYSCAPES_LABEL_ID
@@ -58,6 +58,8 @@ def check_labels(images: dict[Path, Path]) -> int:
         values = read_values(label)
         with Image.open(image) as picture:
             w, h = picture.size
+            if picture.getexif().get(ExifTags.Base.Orientation, 1) > 4:  # lies on its side
+                w, h = h, w
         if values.shape != (h, w):
             raise UserError(f"{label}: {values.shape[0]}x{values.shape[1]} pixels of an image of {h}x{w}; delete it")
         if unknown := set(np.unique(values).tolist()) - set(CITYSCAPES_LABEL_ID.tolist()):

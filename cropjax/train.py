@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from cropjax import dashboard
+from cropjax import tensorboard
 from cropjax import workdir as run_folder
 from cropjax.checkpoint import Checkpoints
 from cropjax.config import (
@@ -83,7 +83,7 @@ def place(batch, mesh):
 
 def introduce(writer, config, params, prior):
     """What is known of a run before its first step: its config, its parameters, and what the location alone tells."""
-    dashboard.introduce(writer, config)
+    tensorboard.introduce(writer, config)
     writer.write_texts(0, {"parameters": f"```\n{parameter_overview.get_parameter_overview(params)}\n```"})
     if prior:
         writer.write_scalars(0, {"eval/location_prior/miou": prior.summary["miou"]})

@@ -132,7 +132,7 @@ def _check_optimizer(c, fields):
             raise UserError(f"optim.name = {c.name!r} does not fit optim, which has no {field}: see cropjax/config.py")
     fields.between(0, math.inf, "optim.lr", "optim.min_lr", "optim.power", "optim.weight_decay")
     fields.whole_numbers(0, "optim.warmup_steps")
-    fields.between(0, 1, "optim.layer_decay")
+    fields.between(0, 1, "optim.layer_decay", "optim.warmup_factor")
     match c.name:
         case "sgd":
             fields.between(0, 1, "optim.momentum")

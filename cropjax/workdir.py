@@ -26,7 +26,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from cropjax.config import LABELS, NETWORKS, defaults
+from cropjax.config import LABELS, NETWORKS, OPTIMIZERS, defaults, set_optimizer
 from cropjax.distributed import agree
 from cropjax.errors import UserError
 
@@ -54,6 +54,10 @@ MAY_DIFFER = (
 )
 
 
+# Of these, what all the same decides what a run that is over has found.
+DECIDE_TOO = ("train.steps", "data.root", "data.on_error", "eval.every", "eval.stop_after")
+
+
 def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) -> contextlib.ExitStack:
     """Makes `workdir` the folder of a run of `config`, and this process's until what is returned is closed.
 
@@ -68,7 +72,7 @@ def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) ->
             _check_same(workdir, stored_fields(workdir), fields_of(config))
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
-            lock.enter_context(_locked(workdir / "lock"))
+            lock.enter_context(locked(workdir / "lock"))
             if new or not started:  # config.json comes last: where it is, the folder is complete
                 (workdir / "rollbacks.json").unlink(missing_ok=True)
                 _write_json(workdir / "provenance.json", _provenance())
@@ -83,22 +87,22 @@ def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) ->
 
 
 @contextlib.contextmanager
-def _locked(path):
-    """Holds the lock of a run folder. It is the system's, and gone with the process however that ends."""
+def locked(path, option="--workdir"):
+    """Holds the lock of the folder that `option` names. It is the system's, and gone with the process anyhow."""
     with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 logging.warning(
-                    "%s: this file system has no locks (%s): start one run there only", path, error.strerror
+                    "%s: this file system has no locks (%s): start one process there only", path, error.strerror
                 )
                 yield
                 return
             file.seek(0)
             raise UserError(
-                f"{path.parent}: another run is at work there ({file.read().strip() or 'it has just begun'}): wait for "
-                "it, stop it, or choose another --workdir"
+                f"{path.parent}: another process is at work there ({file.read().strip() or 'it has just begun'}): wait "
+                f"for it, stop it, or choose another {option}"
             ) from error
         file.truncate(0)
         began = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -182,8 +186,14 @@ def run_config(workdir: str | Path) -> ConfigDict:
     stored = load_config(workdir).to_dict()
     network = stored.get("model", {}).get("name")
     if network not in NETWORKS:
-        raise UserError(f"{workdir}/config.json has no model.name of {', '.join(NETWORKS)}: restore it")
-    return ConfigDict(_with_tuples(_filled_up(stored, defaults(network).to_dict()))).lock()
+        raise UserError(
+            f"{workdir}/config.json is not that of a run (no model.name of {', '.join(NETWORKS)}): restore it, or name "
+            "another folder"
+        )
+    standard, optimizer = defaults(network), stored.get("optim", {}).get("name")
+    if optimizer in OPTIMIZERS:
+        set_optimizer(standard, optimizer)
+    return ConfigDict(_with_tuples(_filled_up(stored, standard.to_dict()))).lock()
 
 
 def _filled_up(values, standard):
@@ -195,14 +205,12 @@ def _filled_up(values, standard):
 
 def stored_fields(workdir: str | Path) -> dict:
     """`fields_of` the run in `workdir`, with those that came later than it, which had their defaults then."""
-    stored = fields_of(load_config(workdir))
-    network = stored.get("model.name")
-    return fields_of(defaults(network)) | stored if network in NETWORKS else stored
+    return fields_of(run_config(workdir))
 
 
 def compared(fields: dict) -> dict:
     """Of `fields_of` a config, those that two runs are compared by: all on which a result depends."""
-    return {name: value for name, value in fields.items() if name == "train.steps" or not _may_differ(name)}
+    return {name: value for name, value in fields.items() if name in DECIDE_TOO or not _may_differ(name)}
 
 
 def _may_differ(name):

@@ -57,7 +57,8 @@ def create_writer(workdir, *, first_step=0, enabled=True) -> MetricWriter:
     """Writer of `<workdir>/tensorboard` (all summaries) and `<workdir>/metrics.jsonl` (scalars).
 
     `first_step` is the step the run starts from, 0 or the restored one: what a killed run recorded after it is
-    hidden in TensorBoard and dropped from the JSON lines, so never open a finished run with an earlier step.
+    hidden in TensorBoard and dropped from the JSON lines, and from 0 on everything is gone; so never open a finished
+    run with an earlier step.
     `enabled=False`, for every process but the first, gives a writer that writes nothing and touches no file.
 
     Raises:
@@ -69,6 +70,9 @@ def create_writer(workdir, *, first_step=0, enabled=True) -> MetricWriter:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         kinds = (EventWriter, workdir / "tensorboard"), (JsonLinesWriter, workdir / "metrics.jsonl")
+        if not first_step:  # what is there is of a start that never saved, perhaps with another config
+            for old in (*(workdir / "tensorboard").glob("events.out.tfevents.*"), workdir / "metrics.jsonl"):
+                old.unlink(missing_ok=True)
         return MultiWriter([_Persistent(kind, path, first_step) for kind, path in kinds])
     except OSError as error:
         raise UserError(f"cannot write to {workdir} ({error.strerror}); name another --workdir") from error

@@ -37,6 +37,7 @@ GROUPS = [
                 "config",
                 [
                     "defaults",
+                    "set_optimizer",
                     "label_set",
                     "build_model",
                     "build_objective",
@@ -77,7 +78,7 @@ GROUPS = [
             ("inference", ["Inference"]),
             ("windows", ["Windows"]),
             ("metrics", ["confusion_matrix", "Scores"]),
-            ("details", ["Details"]),
+            ("evaluation/details", ["Details"]),
         ],
     ),
     (

@@ -379,7 +379,7 @@ def quota(monkeypatch, tmp_path):
 def test_a_full_disk_takes_what_can_be_spared(two, quota, caplog):
     two.save(30, make_state(30))
     two.add_metrics(20, {BEST: 0.9})
-    quota(size(two.folder) + 1000)
+    quota(size(two.folder) + size(two.folder / "30") // 2)  # two of the same state may differ by a few bytes
     two.save(40, make_state(40))
     assert "no room for step 40, given up for it: 10, 30.copy" in caplog.text
     assert names(two.folder) == ["20", "30", "40", "40.copy"]

@@ -10,11 +10,12 @@ import pytest
 from command import command
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny import tiny_config
 
 from cropjax.compare import compare, differing, grouped, notes, read_run, read_runs, short, shown, table
-from cropjax.curves import spread, thinned
+from cropjax.compare_plot import plot, spread, thinned
 from cropjax.errors import UserError
 from cropjax.workdir import prepare
 from cropjax.writers import create_writer
@@ -106,6 +107,34 @@ def test_the_line_in_which_a_run_was_killed_and_nan_count_for_nothing(tmp_path):
     assert list(found.scores) == [10, 20, 30]
 
 
+def test_runs_of_other_data_are_no_seeds(tmp_path):
+    a, b = (run(tmp_path / name, {40: 0.5}, **{"data.root": f"/data/{name}"}) for name in "ab")
+    assert compared(a, b)["root"] == ("/data/a", "/data/b")
+
+
+def test_what_no_run_wrote_counts_for_nothing(tmp_path, capsys):
+    """Nor do a last score of nan, or a label that Matplotlib would take for a formula, keep all from a plot."""
+    a = run(tmp_path / "a", {20: 0.5, 40: math.nan}, init_from="w$_$x.pth")
+    b = run(tmp_path / "b", {20: math.nan, 40: math.nan})
+    with (a / "metrics.jsonl").open("a") as file:
+        file.write('5\n{"a": 1}\n')
+    (b / "provenance.json").write_text("[]")
+    compare([a, b], tmp_path / "out")
+    assert "50.00" in capsys.readouterr().out
+    assert all((tmp_path / f"out.{end}").exists() for end in ("png", "md", "csv"))
+
+
+def test_the_mean_is_of_the_steps_that_all_have():
+    lines = dict.fromkeys(range(50, 80001, 50), 1.0)
+    axes = Figure().subplots()
+    plot(axes, [lines, lines | {120: 3.0}], each=False, color="k", shown=thinned)
+    plot(axes, [lines, dict.fromkeys(lines, 3.0)], each=False, color="k", shown=thinned)
+    means = [line.get_ydata() for line in axes.lines]
+    assert [set(mean) for mean in means] == [{1.0}, {2.0}]
+    assert plot(axes, [{1: 1.0}, {2: 2.0}], each=False, color="k") == (1, 1.0)
+    assert [list(line.get_ydata()) for line in axes.lines[2:]] == [[1.0], [2.0], []]
+
+
 def test_hours_follow_the_rates_that_were_logged(tmp_path):
     folder = run(tmp_path / "a", logged=0)
     writer = create_writer(folder)
@@ -161,10 +190,7 @@ def test_the_command_writes_a_page_a_sheet_and_a_plot(tmp_path, capsys):
         "two.runs.csv", "two.runs.md", "two.runs.png",
     ]  # fmt: skip
     printed = capsys.readouterr()
-    assert (
-        f"passed over: {tmp_path / 'runs'} is not the folder of a run (no config.json of ours): leave it out"
-        in printed.err
-    )
+    assert f"passed over: {tmp_path / 'runs'} is not the folder of a run (no config.json): leave it out" in printed.err
     assert "b     0.5" in printed.out
     page = (tmp_path / "out" / "two.runs.md").read_text()
     assert "| b | 0.5 | 40 of 40 | 75.00 | 20 | 75.00 |" in page
@@ -190,7 +216,9 @@ def test_what_cannot_be_compared_is_named(tmp_path):
     (tmp_path / "damaged" / "config.json").write_text("{")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"architectures": ["Segformer"]}')
-    with pytest.raises(UserError, match=r"no run to compare: .*empty is not .* a run.*json is damaged.*other is not"):
+    with pytest.raises(
+        UserError, match=r"no run to compare: .*empty is not .* a run.*json is damaged.*other/config.json is not that"
+    ):
         read_runs([tmp_path / "empty", tmp_path / "damaged", tmp_path / "other"])
 
 

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import tiny_config
 
 from cropjax import evaluate as module
+from cropjax.config import build_source
 from cropjax.distributed import LOST
 from cropjax.evaluate import evaluate
 from cropjax.sharding import make_mesh
@@ -84,4 +86,8 @@ def test_the_command_writes_what_its_conditions_were(tmp_path, monkeypatch):
         "confusion_slide.png",
         "confusion_whole_tta.png",
         "details.png",
+        "examples.png",
     }
+    first = build_source(config, "eval")[0]["image"]
+    examples = np.asarray(Image.open(workdir / "evaluation/examples.png"))
+    np.testing.assert_array_equal(examples[: first.shape[0], : first.shape[1]], first)

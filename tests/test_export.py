@@ -154,11 +154,18 @@ def test_files_that_are_there_stay(tmp_path):
     for out, wanted in (
         (tmp_path / "net", "net.onnx exists already"),
         (tmp_path / "no/net", "there is no folder"),
+        (f"{tmp_path}/new/", "is a folder: name files in it"),
+        (tmp_path, "is a folder: name files in it"),
         (tmp_path / "other", "run has no checkpoint"),
     ):
         with pytest.raises(UserError, match=wanted):
             export(tiny_config(), tmp_path / "run", out=out, size=SIZE)
     assert there.read_bytes() == b"precious"
+
+
+def test_an_absurd_size_is_refused_untried(tmp_path):
+    with pytest.raises(UserError, match=r"--size=200000x200000: the check of the files needs \d+\.\d GiB of memory"):
+        export(tiny_config(), tmp_path / "run", out=tmp_path / "net", size=(200_000, 200_000), formats=("stablehlo",))
 
 
 def test_the_command(run, tmp_path):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cropjax.host_memory import StepMemory
+from cropjax.host_memory import StepMemory, available_bytes
 
 MIB = 2**20
 
@@ -89,6 +89,15 @@ for _ in range(10):
     images()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+def test_a_container_has_its_limit_and_what_caches_files_is_free(tmp_path):
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 300\nactive_file 200\ninactive_file 350\n")
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert available_bytes(tmp_path) == 1000 - 900 + 550
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path) > 1000
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")

@@ -88,13 +88,33 @@ def plain_logits(images, mode, *, divisor=1, window=(8, 8), stride=(5, 5), align
     return (total / count)[:, :h, :w]
 
 
+def mmcv_size(size, scale):
+    """(w, h) that mmcv 2's Resize makes of an image of `size` with scale_factor=scale, keep_ratio=True.
+
+    As `_scale_size` and then `imrescale` of its `image/geometric.py`: what is rounded once is rounded again.
+    """
+    w, h = size
+    wanted = int(w * float(scale) + 0.5), int(h * float(scale) + 0.5)
+    factor = min(max(wanted) / max(h, w), min(wanted) / min(h, w))
+    return int(w * float(factor) + 0.5), int(h * float(factor) + 0.5)
+
+
+def test_views_have_the_sizes_that_mmcv_gives_them():
+    one = inference_of(tta_scales=(1.25,), tta_flip=False)
+    assert one._views((437, 582)) == [((546, 727), False)]  # and not 728
+    one = inference_of(tta_scales=(0.5, 0.75, 1.25, 1.75), tta_flip=False)
+    for h, w in ((437, 582), (301, 640), (1024, 2048), (333, 333), (7, 500)):
+        expected = [mmcv_size((w, h), scale)[::-1] for scale in (0.5, 0.75, 1.25, 1.75)]
+        assert [size for size, _ in one._views((h, w))] == expected
+
+
 def plain_probabilities(images, mode, *, align_corners=False, **how):
     n, h, w, _ = images.shape
     if not mode.endswith("_tta"):
         return softmax(plain_logits(images, mode, align_corners=align_corners, **how))
     views = []
     for scale in SCALES:
-        size = int(w * scale + 0.5), int(h * scale + 0.5)
+        size = mmcv_size((w, h), scale)
         seen = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) for image in images])
         for mirrored in (False, True):
             view = seen[:, :, ::-1] if mirrored else seen
@@ -112,9 +132,10 @@ def test_every_mode_is_its_plain_definition(mode, divisor, align_corners):
     images = draw(2, 12, 15)
     one = inference_for(images, size_divisor=divisor, align_corners=align_corners)
     expected = plain_probabilities(images, mode, divisor=divisor, align_corners=align_corners)
-    found = np.asarray(one.probabilities(WEIGHTS, images, mode))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = one.ids_and_probabilities(WEIGHTS, images, mode)
+    np.testing.assert_allclose(found[1], expected, atol=1e-5)
     ids = np.asarray(one.ids(WEIGHTS, images, mode))
+    np.testing.assert_array_equal(found[0], ids)
     assert (ids.dtype, ids.shape) == (np.uint8, (2, 12, 15))
     order = np.sort(expected, -1)
     sure = order[..., -1] - order[..., -2] > 1e-4
@@ -131,7 +152,7 @@ def test_slide_is_upstreams_loop_at_any_size(h, w, window, cut, group):
     stride = tuple(-(-side // cut) for side in window)
     images = draw(1, h, w)
     one = inference_for(images, window=window, stride=stride, window_batch=group)
-    found = one.probabilities(WEIGHTS, images, "slide")
+    _, found = one.ids_and_probabilities(WEIGHTS, images, "slide")
     np.testing.assert_allclose(found, softmax(plain_logits(images, "slide", window=window, stride=stride)), atol=1e-5)
 
 
@@ -141,7 +162,7 @@ def test_a_window_over_the_whole_image_is_whole(window, blending):
     """To the bit where all of a window counts the same."""
     images = draw(2, 12, 17)
     one = inference_for(images, window=window, blending=blending)
-    slide, whole = (np.asarray(one.probabilities(WEIGHTS, images, mode)) for mode in ("slide", "whole"))
+    slide, whole = (np.asarray(one.ids_and_probabilities(WEIGHTS, images, mode)[1]) for mode in ("slide", "whole"))
     np.testing.assert_allclose(slide, whole, atol=1e-6 if blending == "gaussian" else 0)
 
 
@@ -149,7 +170,7 @@ def test_gaussian_windows_count_less_where_they_end():
     """Far from every window's border but their own middle's, the middle's window alone decides."""
     images = draw(1, 8, 13)
     flat, gaussian = (
-        np.asarray(inference_for(images, blending=blending).probabilities(WEIGHTS, images, "slide"))
+        np.asarray(inference_for(images, blending=blending).ids_and_probabilities(WEIGHTS, images, "slide")[1])
         for blending in ("flat", "gaussian")
     )
     first = softmax(plain_logits(np.ascontiguousarray(images[:, :, :8]), "whole"))
@@ -159,7 +180,7 @@ def test_gaussian_windows_count_less_where_they_end():
 
 def test_images_are_fitted_into_the_scale_and_results_have_their_size():
     images = draw(2, 12, 15)
-    found = np.asarray(inference_of(scale=(20, 40)).probabilities(WEIGHTS, images, "whole"))
+    found = np.asarray(inference_of(scale=(20, 40)).ids_and_probabilities(WEIGHTS, images, "whole")[1])
     fitted = np.stack([cv2.resize(image, (25, 20), interpolation=cv2.INTER_LINEAR) for image in images])
     logits = resize_bilinear(jnp.asarray(network(normalize(fitted)), jnp.float32), (12, 15), align_corners=False)
     np.testing.assert_allclose(found, softmax(logits), atol=1e-5)
@@ -198,7 +219,7 @@ def test_an_impulse_stays_where_it_is_at_every_size(mode, sides, align_corners):
         config = config_of(scale=images.shape[1:3], align_corners=align_corners, window=(48, 48), stride=(32, 32))
         config.eval.tta_scales = (0.75, 1.0, 1.5)
         one = Inference(graph, config, make_mesh(data=1, space=1))
-        found = brightest(np.asarray(one.probabilities(weights, images, mode), np.float64)[0, ..., 1])
+        found = brightest(np.asarray(one.ids_and_probabilities(weights, images, mode)[1], np.float64)[0, ..., 1])
         assert np.abs(np.subtract(found, place)).max() < 0.25, side
 
 
@@ -209,6 +230,16 @@ def test_one_program_serves_all_images_as_large_as_the_window():
     assert len(one._forward._latest) == 1
     one.ids(WEIGHTS, draw(1, 4, 30), "slide")  # 5x40, less than a window
     assert len(one._forward._latest) == 2
+
+
+@pytest.mark.parametrize(("mode", "finishing"), [("whole", 1), ("slide", 1), ("whole_tta", 4), ("slide_tta", 4)])
+def test_each_program_is_compiled_once(mode, finishing):
+    """Also by what asks first how much memory they take; at two scales, as it is and mirrored, four ways to finish."""
+    images = draw(1, 12, 15)
+    one = inference_for(images)
+    for _ in range(2):
+        one.ids(WEIGHTS, images, mode)
+    assert len(one._softmax._latest if mode.endswith("_tta") else one._ids._latest) == finishing
 
 
 def test_programs_of_old_sizes_are_forgotten(monkeypatch):
@@ -229,6 +260,22 @@ def test_what_has_no_room_says_so_and_is_not_tried(mode, monkeypatch):
     monkeypatch.setattr(one, "_seen", lambda *_: pytest.fail("was tried"))
     with pytest.raises(UserError, match=rf"^40x30 pixels, {mode}: 1 of them at once need 0\.0 GiB .*parts$"):
         one.ids(WEIGHTS, images, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_plan_counts_what_is_kept_meanwhile(mode, monkeypatch):
+    """Beside a program that runs: the sum over windows that were seen, and that over views."""
+    h, w = 12, 15
+    one = inference_of(scale=(h, w), tta_scales=(1.0,))
+    for name, planned in (("_forward", 1000), ("_ids", 100), ("_softmax", 100), ("_ids_and_softmax", 10**6)):
+        monkeypatch.setattr(getattr(one, name), "bytes", lambda *_, planned=planned, **__: planned)
+    total = 4 * h * w * CLASSES
+    kept = total * (mode.startswith("slide") + mode.endswith("_tta"))
+    assert one.needed_bytes(WEIGHTS, (1, h, w, 3), mode) == 1000 + kept
+    more = one.needed_bytes(WEIGHTS, (1, h, w, 3), mode, probabilities=True)
+    assert more == (1000 + kept if mode.endswith("_tta") else 10**6)
+    monkeypatch.setattr(one._softmax, "bytes", lambda *_, **__: 10**6)
+    assert one.needed_bytes(WEIGHTS, (1, h, w, 3), mode) == (10**6 + total if mode.endswith("_tta") else 1000 + kept)
 
 
 def test_the_absurd_is_refused_without_compiling(monkeypatch):

@@ -1,5 +1,6 @@
 """What is named on the command line, and the images that come of it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,25 @@ def test_the_results_of_an_earlier_prediction_are_no_images(tree):
     save(tree / "images/out/masks/a.png", IMAGE)
     assert found("images", without=tree / "images/out") == FOLDER
     assert found("images/**/*", without=tree / "images/out") == FOLDER
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    (tree / "sub").mkdir(exist_ok=True)
+    monkeypatch.setattr(os, "scandir", refuse)  # whoever runs the tests may be root, who may read everything
+    with pytest.raises(UserError, match=r"sub: this folder cannot be listed \(Permission denied\)"):
+        find([str(tree)], (), tree / "out")
+
+
+def test_names_that_no_file_can_have_are_not_there(tree):
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        find(["-"], ["v" * 300], tree / "out")
 
 
 def test_a_file_named_twice_comes_once(tree):
@@ -202,8 +222,9 @@ def test_a_photograph_is_turned_as_its_camera_was(tmp_path, kind):
         ("x.tiff", lambda path: Image.fromarray(IMAGE[..., 0].astype(np.uint16)).save(path), "8 bits a channel"),
         ("x.png", lambda path: path.symlink_to("nowhere"), None),
         ("x.bmp", lambda path: path.write_bytes(huge()), "claims more than"),
+        ("x.webp", lambda path: Image.fromarray(IMAGE).save(path, exif=b"Exif\0\0words"), "cannot be decoded"),
     ],
-    ids=["gif", "words", "empty", "truncated jpeg", "truncated webp", "16 bits", "dangling link", "huge"],
+    ids=["gif", "words", "empty", "truncated jpeg", "truncated webp", "16 bits", "dangling link", "huge", "exif"],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, write, wanted):
     path = tmp_path / name

@@ -1,5 +1,6 @@
 """mmsegmentation's configs become ours: what they say, in files of our own writing, and never by running one."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cropjax.convert import convert_config
 from cropjax.errors import UserError
 from cropjax.mmseg.mapping import map_config
 from cropjax.mmseg.reading import Unread, read_config
-from cropjax.mmseg.writing import report, write_config
+from cropjax.mmseg.writing import config_text, report, write_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -28,6 +29,11 @@ def mapped(folder, text, child="", name="mine_4xb2-x"):
     path.write_text(f'_base_ = "./base.py"\n{child}' if child else text)
     (folder / "base.py").write_text(text)
     return map_config(read_config(path), path)
+
+
+def losses(them):
+    """A child whose heads have these losses, both alike."""
+    return f"l = [{them}]\nmodel = dict(decode_head=dict(loss_decode=l), auxiliary_head=dict(loss_decode=l))"
 
 
 def left(found):
@@ -102,6 +108,15 @@ optim_wrapper = dict(
         ("model = dict(decode_head=dict(dropout_ratio=0))", "model.head.dropout", 0.0),
         ("model = dict(auxiliary_head=dict(in_index=-2, num_convs=2))", "model.auxiliary.index", 2),
         ("model = dict(auxiliary_head=dict(loss_decode=dict(loss_weight=0.2)))", "loss.auxiliary_weight", 0.2),
+        ("model = dict(decode_head=dict(loss_decode=dict(loss_weight=2.0)))", "loss.terms.cross_entropy", 2.0),
+        ("model = dict(decode_head=dict(loss_decode=dict(loss_weight=2.0)))", "loss.auxiliary_weight", 0.2),
+        (losses("dict(type='CrossEntropyLoss'), dict(type='DiceLoss', loss_weight=3.0)"), "loss.terms.dice", 3.0),
+        (losses("dict(type='DiceLoss', use_sigmoid=False)"), "loss.dice.activation", "softmax"),
+        (losses("dict(type='LovaszLoss', reduction='none')"), "loss.terms.lovasz", 1.0),
+        (losses("dict(type='LovaszLoss', reduction='none')"), "loss.terms.cross_entropy", 0.0),
+        (losses("dict(type='FocalLoss', gamma=3, alpha=0.25)"), "loss.focal.gamma", 3.0),
+        ("param_scheduler = [dict(type='LinearLR', end=9, by_epoch=False), "
+         "dict(type='PolyLR', begin=9, end=80000, by_epoch=False)]", "optim.warmup_factor", 1 / 3),
         ("model = dict(backbone=dict(frozen_stages=1))", "train.frozen_stages", 1),
         ("custom_hooks = [dict(type='EMAHook')]", "train.ema", 0.0002),
         ("custom_hooks = [dict(type='EMAHook', momentum=0.01, priority=49)]", "train.ema", 0.01),
@@ -135,6 +150,10 @@ optim_wrapper = dict(
         ("default_hooks = dict(checkpoint=dict(interval=500))", "train.checkpoint_every", 500),
         ("model = dict(test_cfg=dict(crop_size=(9, 9), stride=(3, 3)))", "eval.window", (769, 769)),
         ("randomness = dict(seed=7)", "seed", 7),
+        ("randomness = dict(seed=None)", "seed", 0),
+        ("default_hooks = dict(checkpoint=dict(interval=8000, save_best=['mAcc']))", "eval.best", "whole/macc"),
+        ("train_dataloader = dict(dataset=dict(data_root=None, data_prefix=dict(img_path=None)))", "data.root", ""),
+        ("default_hooks = dict(checkpoint=dict(interval=1, by_epoch=True))", "train.checkpoint_every", 1000),
     ],
 )  # fmt: skip
 def test_a_setting_becomes_a_field(tmp_path, child, field, value):
@@ -194,12 +213,26 @@ optim_wrapper = dict(_delete_=True, type="OptimWrapper", optimizer=dict(type="Ad
         ("model = dict(decode_head=dict(num_classes=150))", "model.decode_head.num_classes"),
         ("model = dict(decode_head=dict(sampler=dict(type='OHEMPixelSampler')))", "model.auxiliary_head.sampler"),
         ("model = dict(decode_head=dict(sampler=dict(type='MySampler')))", "model.decode_head.sampler"),
-        ("model = dict(decode_head=dict(loss_decode=dict(loss_weight=2.0)))",
-         "model.decode_head.loss_decode.CrossEntropyLoss.loss_weight"),
         ("model = dict(decode_head=dict(loss_decode=[dict(type='CrossEntropyLoss'), dict(type='DiceLoss')]))",
-         "model.decode_head.loss_decode.DiceLoss"),
-        ("model = dict(decode_head=dict(loss_decode=dict(_delete_=True, type='LovaszLoss')))",
-         "model.decode_head.loss_decode.LovaszLoss"),
+         "model.auxiliary_head.loss_decode.DiceLoss.loss_weight"),
+        (f"model = dict(decode_head=dict(loss_decode=dict(class_weight={[2.0] * 19})))",
+         "model.auxiliary_head.loss_decode.CrossEntropyLoss.class_weight"),
+        ("train_dataloader = dict(dataset=dict(type='ADE20KDataset', data_root='/ade'))",
+         "train_dataloader.dataset.data_root"),
+        ("train_dataloader = dict(dataset=dict(type='A', data_prefix=dict(img_path='x/training')))",
+         "train_dataloader.dataset.data_prefix.img_path"),
+        ("model = dict(backbone=dict(init_cfg=[dict(type='Pretrained', checkpoint='w.pth')]))",
+         "model.backbone.init_cfg"),
+        (losses("dict(type='CrossEntropyLoss', avg_non_ignore=True), dict(type='FocalLoss')"),
+         "model.decode_head.loss_decode.FocalLoss"),
+        ("val_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile')]))",
+         "val_dataloader.dataset.pipeline.Resize"),
+        ("default_hooks = dict(checkpoint=dict(interval=1, by_epoch=True))", "default_hooks.checkpoint.by_epoch"),
+        (losses("dict(type='LovaszLoss', per_image=True)"), "model.decode_head.loss_decode.LovaszLoss.per_image"),
+        (losses("dict(type='FocalLoss', alpha=(0.5, 0.5))"), "model.decode_head.loss_decode.FocalLoss.alpha"),
+        (losses("dict(type='TverskyLoss')"), "model.decode_head.loss_decode.TverskyLoss"),
+        (losses("dict(type='CrossEntropyLoss'), dict(type='FocalLoss', class_weight=(1.0,))"),
+         "model.decode_head.loss_decode.FocalLoss.class_weight"),
         ("model = dict(decode_head=dict(norm_cfg=dict(type='BN')))", "model.decode_head.norm_cfg"),
         ("model = dict(decode_head=dict(norm_cfg=dict(type='GN')))", "model.decode_head.norm_cfg"),
         ("model = dict(backbone=dict(norm_cfg=dict(requires_grad=False)))", "model.backbone.norm_cfg.requires_grad"),
@@ -231,6 +264,39 @@ def test_what_has_no_place_here_is_named(tmp_path, child, name):
     assert name in lines.split("Not mapped:")[1]
     write_config(found, tmp_path / "theirs.py", tmp_path / "mine.py")
     assert name in runpy.run_path(str(tmp_path / "mine.py"))["__doc__"]
+
+
+@pytest.mark.parametrize(
+    ("child", "line"),
+    [
+        ("optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'backbone.stem': dict(lr_mult=0.1, foo=2)}))",
+         "custom_keys.backbone.stem = {'lr_mult': 0.1, 'foo': 2}: optim.rules know"),
+        ("custom_hooks = [dict(type='mmpretrain.MyHook', x=1)]",
+         "custom_hooks.mmpretrain.MyHook = {'type': 'mmpretrain.MyHook', 'x': 1}: there are no hooks"),
+    ],
+)  # fmt: skip
+def test_what_is_left_is_shown_though_its_name_has_dots(tmp_path, child, line):
+    assert line in "\n".join(report(mapped(tmp_path, PSPNET, child)))
+
+
+def test_the_pages_example_is_what_is_printed_and_written(tmp_path):
+    child = """
+model = dict(
+    pretrained="open-mmlab://resnet101_v1c",
+    backbone=dict(depth=101, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), multi_grid=(1, 2, 4)),
+    decode_head=dict(dilations=(1, 6, 12, 18), sampler=dict(type="OHEMPixelSampler", min_kept=100000)))
+"""
+    found = mapped(tmp_path, THEIRS["deeplab_4xb2-x"], child)
+    page = (CONFIGS.parent / "docs/mmsegmentation.md").read_text()
+    (printed,), (block,) = (re.findall(f"```{kind}\n(.*?)```", page, re.DOTALL)[:1] for kind in ("text", "python"))
+    lines = list(report(found))
+    for line in printed.splitlines():
+        if line.startswith("  ") and line != "  ...":
+            assert line in lines
+    (tmp_path / "page.py").write_text(block)
+    assert ours(tmp_path / "page") == found.config
+    said = runpy.run_path(str(tmp_path / "page.py"))["__doc__"]
+    assert re.search("Not mapped:.*Mapped:", said, re.DOTALL)[0] in config_text(found, Path("x.py"), Path("mine.py"))
 
 
 def test_transforms_in_another_order_are_named(tmp_path):
@@ -326,6 +392,7 @@ VALUES = {  # which may be anywhere; they are read as text
     "comprehension": f"[{TOUCH} for _ in [1]]",
     "attribute": "().__class__.__bases__[0].__subclasses__()",
     "power": "10 ** 10 ** 10",
+    "infinite": "1e18 / 1e-320",
     "long string": "'x' * 10 ** 10",
     "hexadecimal": "0x" + "f" * 100_000,
     "argument": f"dict(a=1, *[{TOUCH}])",
@@ -340,6 +407,8 @@ FILES = {
     "target": f"x[{TOUCH}] = 1",
     "update": "model = dict()\nmodel.update(type='EncoderDecoder')",
     "base": f"_base_ = {TOUCH}",
+    "base with a null byte": "_base_ = 'a\\0b'",
+    "base that is no text": "_base_ = '\\ud800'",
     "parentheses": "x = " + "(" * 100_000,
     "lists": "x = " + "[" * 90 + "]" * 90,
     "dicts": "a = dict()\n" + "a = dict(a=a)\n" * 2000,

@@ -21,7 +21,8 @@ import cropjax
 from cropjax.data.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID
 from cropjax.errors import UserError
 from cropjax.inputs import Input, find
-from cropjax.outputs import Outputs, begin
+from cropjax.outputs import Outputs
+from cropjax.outputs import begun as held
 from cropjax.predict import predict
 from cropjax.submission import check_labels, check_names, label_ids, label_name
 
@@ -74,7 +75,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(out,
         files = sorted(path.relative_to(folder / kind) for path in (folder / kind).rglob("*.*"))
         assert [str(path) for path in files] == [f"{name}.{suffix}" for name in NAMES]
     assert sorted(path.name for path in folder.iterdir()) == [
-        "legend.png", "masks", "overlays", "prediction.json", "probabilities",
+        ".lock", "legend.png", "masks", "overlays", "prediction.json", "probabilities",
     ]  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def test_a_prediction_that_was_killed_goes_on_and_ends_as_one_that_was_not(saved
 
     assert command("cropjax.predict", *args).returncode == 0
     files = sorted(path.relative_to(out) for path in out.rglob("*.*"))
-    assert len(files) == 2 * count + 2
+    assert len(files) == 2 * count + 3  # the legend, what was predicted, and the lock
     assert not [path for path in files if path.suffix == ".tmp"]
     assert sum(path.stat().st_mtime_ns == at for path, at in before.items()) >= len(before) - 3  # of some no overlay
     for index in range(0, count, 37):
@@ -187,20 +188,23 @@ def test_a_prediction_that_was_killed_goes_on_and_ends_as_one_that_was_not(saved
         np.testing.assert_array_equal(mask, net(tmp_path / f"in/{index:03d}.png"))
 
 
-BY = {"run": "/runs/a", "step": 2, "mode": "whole", "config": {"eval": {"window": (1, 2)}}}
+BY = {"run": "/runs/a", "step": 2, "weights": "1234", "mode": "whole", "config": {"eval": {"window": (1, 2)}}}
 
 
-def begun(tmp_path, **changes):
-    save(tmp_path / "x.png", noise(2, 3))
-    begin(tmp_path / "out", find([str(tmp_path / "x.png")], (), tmp_path / "out"), BY | changes)
+def begun(tmp_path, name="x.png", **changes):
+    if not (tmp_path / name).exists():
+        save(tmp_path / name, noise(2, 3))
+    with held(tmp_path / "out", find([str(tmp_path / name)], (), tmp_path / "out"), BY | changes):
+        pass
 
 
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"run": "/runs/b"}, "another run, /runs/a and not /runs/b: name another folder"),
+        ({"run": "/runs/b"}, "with another run, /runs/a and not /runs/b: name another folder"),
         ({"step": 4}, "another step, 2 and not 4"),
         ({"mode": "slide"}, "another mode, whole and not slide"),
+        ({"weights": "0"}, "another weights, 1234 and not 0"),
         ({"config": {}}, "another config: name"),
     ],
 )
@@ -230,12 +234,52 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 def test_other_images_may_join_a_prediction_but_not_under_the_same_name(tmp_path):
     begun(tmp_path)
     save(tmp_path / "y.png", noise(2, 3))
-    begin(tmp_path / "out", find([str(tmp_path / "y.png")], (), tmp_path / "out"), BY)
+    begun(tmp_path, "y.png")
     images = json.loads((tmp_path / "out/prediction.json").read_text())["images"]
     assert images == {name: str(tmp_path / f"{name}.png") for name in "xy"}
     save(tmp_path / "other/x.png", noise(2, 3))
     with pytest.raises(UserError, match=r"x there is of .*/x\.png, not of .*/other/x\.png"):
-        begin(tmp_path / "out", find([str(tmp_path / "other/x.png")], (), tmp_path / "out"), BY)
+        begun(tmp_path, "other/x.png")
+
+
+def test_a_frame_and_an_image_of_one_name_are_told_apart_over_commands(tmp_path):
+    film(tmp_path / "film.avi", 2)
+    save(tmp_path / "film_000001.png", noise(2, 3))
+    for first, second in (("film.avi", "film_000001.png"), ("film_000001.png", "film.avi")):
+        begun(tmp_path, first)
+        with pytest.raises(UserError, match=r"film\.avi and .*1\.png would both be written as film_000001"):
+            begun(tmp_path, second)
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_a_folder_is_of_one_process_at_a_time(tmp_path):
+    save(tmp_path / "x.png", noise(2, 3))
+    inputs, out = find([str(tmp_path / "x.png")], (), tmp_path / "out"), tmp_path / "out"
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from cropjax.errors import UserError\nfrom cropjax.outputs import begun\n"
+        "try:\n    with begun(Path(sys.argv[1]), [], {}): print('taken')\nexcept UserError as error: print(error)"
+    )
+    with held(out, inputs, {}):
+        (said,) = subprocess.check_output([sys.executable, "-c", program, out], text=True, cwd=ROOT).splitlines()
+    assert said.startswith(f"{out}: another process is at work there (process {os.getpid()} on ")
+    assert said.endswith("choose another --out")
+    assert subprocess.check_output([sys.executable, "-c", program, out], text=True, cwd=ROOT) == "taken\n"
+
+
+def test_what_cannot_be_written_or_is_gone_is_named_and_the_rest_goes_on(net, tmp_path, capsys):
+    save(tmp_path / "in/a.png", noise(8, 9))
+    save(tmp_path / "in/wide.png", noise(1, 65_501))
+    save(tmp_path / f"in/{'v' * 250}.png", noise(8, 9))
+    (tmp_path / "in/gone.png").symlink_to("nowhere")
+    inputs, outputs = find([str(tmp_path / "in")], (), tmp_path / "out"), Outputs(tmp_path / "out", CITYSCAPES)
+    assert predict(net, "whole", inputs, outputs) == 2
+    said = capsys.readouterr().err
+    assert "gone.png: cannot be read (No such file or directory)" in said
+    assert "vvv.png: its outputs' names would be too long; rename it" in said
+    shapes = [cv2.imread(str(tmp_path / "out" / path)).shape[:2] for path in ("masks/wide.png", "overlays/wide.jpg")]
+    assert shapes == [(1, 65_501), (1, 32_751)]
+    assert (tmp_path / "out/masks/a.png").exists()
 
 
 def test_a_submission_is_found_by_the_names_of_its_images_and_has_label_ids(saved_run, net, tmp_path):

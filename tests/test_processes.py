@@ -187,7 +187,7 @@ def test_a_second_run_in_the_folder_is_refused_by_name(finished, tmp_path):
     second = command("cropjax.main", f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", longer)
     running.send(signal.SIGTERM)
     assert second.returncode == 2
-    assert f"{tmp_path / 'run'}: another run is at work there (process " in second.stderr
+    assert f"{tmp_path / 'run'}: another process is at work there (process " in second.stderr
     assert running.wait(60).returncode == 0
 
 

@@ -7,16 +7,17 @@ import pytest
 from command import SERVER
 from ml_collections import ConfigDict
 
-from cropjax.config import defaults, label_set
+from cropjax.config import defaults, label_set, set_optimizer
 from cropjax.errors import UserError
 from cropjax.workdir import (
-    _locked,
     add_rollback,
     check_network,
     data_position,
     forget_rollbacks,
     load_config,
+    locked,
     prepare,
+    run_config,
 )
 
 
@@ -93,9 +94,19 @@ def test_any_other_difference_is_named_and_changes_nothing(tmp_path):
 
 
 def test_a_field_on_one_side_only_is_named(tmp_path):
-    prepare(tmp_path, ConfigDict({"old": 1, "same": 2}))
-    with pytest.raises(UserError, match="new is absent there and 3 here; old is 1 there and absent here"):
-        prepare(tmp_path, ConfigDict({"new": 3, "same": 2}))
+    old, new = (ConfigDict(config().to_dict() | {name: 1}) for name in ("old", "new"))
+    prepare(tmp_path, old)
+    with pytest.raises(UserError, match="new is absent there and 1 here; old is 1 there and absent here"):
+        prepare(tmp_path, new)
+
+
+def test_a_run_with_another_optimiser_than_its_networks_goes_on(tmp_path):
+    c = defaults("pspnet")
+    set_optimizer(c, "adamw")
+    assert (c.optim.name, c.optim.betas, "momentum" in c.optim) == ("adamw", (0.9, 0.999), False)
+    prepare(tmp_path, c.lock())
+    prepare(tmp_path, c)
+    assert run_config(tmp_path) == c
 
 
 @pytest.mark.parametrize("text", ["", '{"seed": 0', "[1, 2]", "\x00\x01"])
@@ -128,7 +139,7 @@ def test_a_failed_write_leaves_the_old_config(tmp_path):
 
 
 def hold(workdir, held, done):
-    with _locked(workdir / "lock"):
+    with locked(workdir / "lock"):
         held.set()
         done.wait(60)
 
@@ -138,7 +149,7 @@ def test_a_folder_is_one_processs_at_a_time(tmp_path):
     process = SERVER.Process(target=hold, args=(tmp_path, held, done))
     process.start()
     assert held.wait(60)
-    with pytest.raises(UserError, match=rf"{tmp_path}: another run is at work there \(process {process.pid} on "):
+    with pytest.raises(UserError, match=rf"{tmp_path}: another process is at work there \(process {process.pid} on "):
         prepare(tmp_path, config())
     done.set()
     process.join()

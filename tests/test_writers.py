@@ -161,16 +161,28 @@ def test_a_resumed_run_discards_what_the_killed_one_wrote_later(tmp_path, first_
 
     now += seconds
     writer = create_writer(tmp_path, first_step=first_step)
-    kept = [step for step in range(0, 10, 2) if step <= first_step]
+    kept = [step for step in range(0, 10, 2) if step <= first_step] if first_step else []
     assert [line["step"] for line in lines(tmp_path)] == kept
-    assert list(scalars(tmp_path, "loss")) == kept
+    assert not kept or list(scalars(tmp_path, "loss")) == kept
     writer.write_scalars(first_step + 1, {"loss": -1})
     writer.close()
     assert [line["step"] for line in lines(tmp_path)] == [*kept, first_step + 1]
     assert scalars(tmp_path, "loss") == {**{step: step for step in kept}, first_step + 1: -1}
-    assert events(tmp_path).Tensors("orphan") == []
-    assert hparams_metadata.SESSION_START_INFO_TAG in events(tmp_path).Tags()["tensors"]
+    tags = events(tmp_path).Tags()["tensors"]
+    assert "orphan" not in tags or events(tmp_path).Tensors("orphan") == []
+    assert (hparams_metadata.SESSION_START_INFO_TAG in tags) == (first_step > 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_a_run_that_begins_anew_has_the_settings_of_its_last_beginning(tmp_path):
+    for lr in (0.01, 0.5):
+        writer = create_writer(tmp_path)
+        writer.write_hparams({"lr": lr})
+        writer.close()
+    (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    writer = create_writer(tmp_path, first_step=3)
+    writer.close()
+    assert file.exists()
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -19,7 +19,7 @@ from cropjax.errors import UserError
 
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # 89 million: more is taken for a decompression bomb
 _UNKNOWN = MOST_CLASSES  # marks what is no class
-_PNG, _JPEG = b"\x89PNG", b"\xff\xd8"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 OTHER_FORMATS = (b"RIFF", b"BM", b"II*\0", b"MM\0*")  # how WebP, BMP and TIFF begin
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
@@ -45,7 +45,8 @@ def read_photograph(file) -> np.ndarray:
     picture = open_picture(file, data)
     if picture.mode.startswith(("I", "F")):
         raise UserError(f"{file}: an image of mode {picture.mode}; convert it to 8 bits a channel")
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    with _damage_named(file):
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
 def _colours(file, data: bytes, orientation: int = 0) -> np.ndarray:
@@ -173,12 +174,19 @@ def read_values(file) -> np.ndarray:
 
 def open_picture(file, data: bytes) -> Image.Image:
     """The decoded picture of a file's bytes."""
-    try:
+    with _damage_named(file):
         picture = Image.open(io.BytesIO(data))
         picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: cannot be decoded ({error}); copy or download it again") from error
     return picture
+
+
+@contextlib.contextmanager
+def _damage_named(file):
+    """Turns what Pillow raises over a damaged file, which may be of any kind, into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{file}: cannot be decoded ({error}); copy or download it again") from error
 
 
 def read_bytes(file) -> bytes:

@@ -21,10 +21,10 @@ def hard_pixels(logits, labels, losses, *, min_kept, threshold):
     """
     logits, losses = lax.stop_gradient((logits, losses))
     valid = labels != IGNORE
-    kept = min_kept * len(labels)
+    kept = min(min_kept * len(labels), labels.size)
     if not threshold:
         ranked = jnp.sort(jnp.where(valid, losses, -jnp.inf).ravel(), descending=True)
-        return valid & (losses >= ranked[min(kept, labels.size) - 1])
+        return valid & (losses >= ranked[kept - 1])
     hot = jnp.arange(logits.shape[-1]) == labels[..., None]
     probability = jnp.where(hot, jax.nn.softmax(logits), 0).sum(-1)
     ranked = jnp.sort(jnp.where(valid, probability, jnp.inf).ravel())

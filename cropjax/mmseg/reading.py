@@ -7,6 +7,7 @@ another kind is one at once, for it may change what was read.
 """
 
 import ast
+import contextlib
 import operator
 import warnings
 from dataclasses import dataclass
@@ -67,9 +68,9 @@ class _Reader:
 
     def file(self, path, above):
         """The merged names of a file; `above` are the files that it is a base of."""
+        text = self._text(path, above)
         if path.resolve() in above:
             raise UserError(f"{path} is among its own _base_ files: take it out of one")
-        text = self._text(path, above)
         module = _File(path, text, self._spend)
         inherited = {}
         for name in module.bases():
@@ -205,10 +206,9 @@ class _File:
     def _number(self, node, function, *operands):
         numbers = [self._value(operand) for operand in operands]
         if all(type(number) in (int, float) and abs(number) < MOST_NUMBER for number in numbers):
-            try:
-                return function(*numbers)
-            except ZeroDivisionError:
-                pass
+            with contextlib.suppress(ZeroDivisionError):
+                if abs(number := function(*numbers)) < MOST_NUMBER:
+                    return number
         return self._unread(node)
 
     def _unread(self, node):

@@ -150,10 +150,27 @@ FIXED = {
         "dilation": (1, 1, "convolutions have no dilation"),
         "input_transform": (None, None, HEADS_ALIKE),
     },
-    "cross entropy": {
+    "CrossEntropyLoss": {
         "use_sigmoid": (False, False, "classes exclude each other"),
         "use_mask": (False, False, "classes exclude each other"),
         "reduction": ("mean", "mean", "the loss is a mean"),
+    },
+    "FocalLoss": {
+        "use_sigmoid": (True, True, "each class is a question of its own"),
+        "reduction": ("mean", "mean", "the loss is a mean"),
+    },
+    "DiceLoss": {
+        "activate": (True, True, "probabilities are made of logits"),
+        "reduction": ("mean", "mean", "the loss is a mean"),
+        "naive_dice": (False, False, "lengths are sums of squares"),
+        "ignore_index": (255, 255, "255 is what is ignored"),
+        "eps": (1e-3, 1e-3, "it is upstream's default"),
+    },
+    "LovaszLoss": {
+        "loss_type": ("multi_class", "multi_class", "classes exclude each other"),
+        "classes": ("present", "present", "classes that are absent cost nothing"),
+        "per_image": (False, False, "IoU is that of the batch"),
+        "reduction": ("mean", "none", "the loss of a batch is one number"),
     },
     "data_preprocessor": {
         "type": ("SegDataPreProcessor", "SegDataPreProcessor", "there is one way to prepare images"),
@@ -203,7 +220,6 @@ FIXED = {
     },
     "Resize": {"keep_ratio": (False, True, "images keep their ratio")},
     "LinearLR": {
-        "start_factor": (1 / 3, 1e-6, "the warm-up begins at a millionth of the learning rate"),
         "end_factor": (1.0, 1.0, "the warm-up ends at the learning rate"),
         "by_epoch": (True, False, "the schedule is counted in steps"),
         "begin": (0, 0, "the warm-up begins with the first step"),

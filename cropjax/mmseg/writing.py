@@ -6,7 +6,7 @@ import textwrap
 
 from ml_collections import ConfigDict
 
-from cropjax.config import defaults
+from cropjax.config import defaults, set_optimizer
 from cropjax.errors import UserError
 from cropjax.mmseg.theirs import plain, shown
 from cropjax.models import mit, mscan
@@ -87,7 +87,11 @@ def _wrapped(text, indent):
 def _body(config, network, order):
     """Import lines, and those that make `config` of our defaults, with the fields in `order`."""
     imports, body = ["from cropjax.config import defaults"], [f'config = defaults("{network}")']
-    base = defaults(network)
+    base, optimizer = defaults(network), config.optim.name
+    if base.optim.name != optimizer:
+        imports[0] += ", set_optimizer"
+        body.append(f'set_optimizer(config, "{optimizer}")')
+        set_optimizer(base, optimizer)
     module, sizes = SIZES.get(network, ("", {}))
     for name, size in sizes.items():
         differs = any(base.model.backbone[field] != value for field, value in size.items())
@@ -97,13 +101,7 @@ def _body(config, network, order):
             base.model.backbone.update(size)
     base, place = _groups(base), {f"config.{field}": i for i, field in enumerate(order)}
     for group, fields in _groups(config, place).items():
-        gone = base[group].keys() - fields.keys()
-        changed = {name: value for name, value in fields.items() if base[group].get(name) != value or gone}
-        lines = _assignments(group, changed)
-        if gone:  # another optimiser
-            lines = [f"del {group}.{name}" for name in sorted(gone)] + lines
-            lines = ["with config.unlocked():", *(f"    {line}" for line in lines)]
-        body += lines
+        body += _assignments(group, {name: value for name, value in fields.items() if base[group][name] != value})
     return imports, body
 
 

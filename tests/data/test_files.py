@@ -123,6 +123,15 @@ def test_a_decompression_bomb_is_refused_undecoded(tmp_path, read, side):
     refused(read, tmp_path / "x.png", r"claims more than 89478485 pixels; remove it")
 
 
+@pytest.mark.parametrize("place", range(8))
+def test_a_damaged_signature_is_named(tmp_path, place):
+    Image.fromarray(rgb(0)).save(tmp_path / "x.png")
+    data = bytearray((tmp_path / "x.png").read_bytes())
+    data[place] ^= 1
+    (tmp_path / "x.png").write_bytes(data)
+    refused(files.read_image, tmp_path / "x.png", "neither PNG nor JPEG")
+
+
 def test_a_file_that_may_not_be_read(tmp_path):
     class Locked(type(tmp_path)):  # whoever runs the tests may be root, who may read everything
         def read_bytes(self):

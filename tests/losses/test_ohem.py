@@ -50,6 +50,16 @@ def test_without_a_threshold_so_many_of_the_largest_losses(min_kept, ignored, se
     np.testing.assert_array_equal(sorted(losses[found], reverse=True), ranked[: 2 * min_kept])
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.7])
+def test_more_than_there_are_is_all(threshold):
+    logits, labels = draw(2, 3, 4, k=3, ignored=0.3)
+    losses = np.ones(labels.shape)
+    most, more = (
+        hard_pixels(logits, labels, losses, min_kept=kept, threshold=threshold) for kept in (labels[0].size, 10**9)
+    )
+    np.testing.assert_array_equal(more, most)
+
+
 def test_the_batch_is_ranked_together():
     logits, labels = draw(ignored=0.0)
     logits[1] = 100 * np.eye(7)[labels[1]]  # right, and sure of it

@@ -243,7 +243,7 @@ def several_views(folder):
     config.eval.tta_scales = (1.0,) * (len(recorded) // 2)
     graph, weights = split_model(Recorded(iter(2 * recorded)))
     inference, image = Inference(graph, config, make_mesh(data=1, space=1)), np.zeros((1, h, w, 3), np.uint8)
-    probabilities = inference.probabilities(weights, image, "whole_tta")
+    _, probabilities = inference.ids_and_probabilities(weights, image, "whole_tta")
     say("views: mean softmax", relative(nchw(probabilities)[0], z["mean_softmax"]), 1e-6)
     say("views: classes", (np.asarray(inference.ids(weights, image, "whole_tta")) != z["pred"]).sum(), 0)
 

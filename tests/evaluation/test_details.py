@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cropjax.details import BORDER_DISTANCES, BOUNDARY, CLASS_DISTANCES, SEGMENT_SIZES, Details
+from cropjax.evaluation.details import BORDER_DISTANCES, BOUNDARY, CLASS_DISTANCES, SEGMENT_SIZES, Details
 
 K = 4
 

@@ -36,7 +36,7 @@ def draw(groups, path):
         ends = []
         for group, colour in zip(groups, colours, strict=False):
             ends.append(plot(scores, [run.scores for run in group.runs], color=colour, marker="o", markersize=3.5))
-            plot(losses, [thinned(run.losses) for run in group.runs], color=colour, lw=1, each=False)
+            plot(losses, [run.losses for run in group.runs], color=colour, lw=1, each=False, shown=thinned)
         scores.set_ylabel(f"{' or '.join(sorted({run.score_name for group in groups for run in group.runs}))}, %")
         losses.set(ylabel="training loss", yscale="log", xlabel="steps", xlim=(0, None))
         losses.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -49,17 +49,21 @@ def draw(groups, path):
     os.replace(temporary, path)
 
 
-def plot(axes, runs, *, each=True, color, **style):
-    """Draws the mean of `runs`, {step: value}, at the steps that all have, and `each`; where it ends, or None."""
-    runs = [run for run in runs if run]
+def plot(axes, runs, *, each=True, color, shown=dict, **style):
+    """Draws the mean of `runs`, {step: value}, at the steps that all have, and `each`; where it ends, or None.
+
+    Runs that have no step in common are drawn each, and no mean. `shown` is applied to every curve.
+    """
+    runs = [run for run in ({s: v for s, v in run.items() if np.isfinite(v)} for run in runs) if run]
     if not runs:
         return None
-    steps = sorted(set.intersection(*map(set, runs))) or list(runs[0])
-    mean = {step: np.mean([run[step] for run in runs if step in run]) for step in steps}
-    for run in runs if each and len(runs) > 1 else ():
+    steps = sorted(set.intersection(*map(set, runs)))
+    mean = {step: np.mean([run[step] for run in runs]) for step in steps}
+    for run in map(shown, runs) if (each and len(runs) > 1) or not mean else ():
         axes.plot(list(run), list(run.values()), color=color, lw=0.7, alpha=0.5)
-    axes.plot(list(mean), list(mean.values()), color=color, **style)
-    return list(mean.items())[-1]
+    curve = shown(mean)
+    axes.plot(list(curve), list(curve.values()), color=color, **style)
+    return list((mean or runs[0]).items())[-1]
 
 
 def thinned(values):
@@ -84,6 +88,7 @@ def label(axes, texts, ends, colours):
             color=colour,
             va="center",
             annotation_clip=False,
+            parse_math=False,
             arrowprops=line if end else None,
         )
 

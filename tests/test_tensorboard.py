@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util.tensor_util import make_ndarray
 from tiny import tiny_config
 
-from cropjax import dashboard
+from cropjax import tensorboard
 from cropjax.loop import Loop
 from cropjax.metrics import Scores
 from cropjax.step import TrainMetrics
@@ -21,7 +21,7 @@ from cropjax.writers import create_writer
 
 def introduced(tmp_path, config):
     writer = create_writer(tmp_path)
-    dashboard.introduce(writer, config)
+    tensorboard.introduce(writer, config)
     writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={TENSORS: 0})
     events.Reload()
@@ -35,7 +35,7 @@ def test_the_layout_is_what_tensorboard_reads(tmp_path):
     (event,) = events.Tensors(layout_metadata.CONFIG_SUMMARY_TAG)
     found = layout_pb2.Layout.FromString(make_ndarray(event.tensor_proto).item())
     read = {c.title: {chart.title: list(chart.multiline.tag) for chart in c.chart} for c in found.category}
-    assert read == dashboard.layout(config)
+    assert read == tensorboard.layout(config)
     assert {c.title for c in found.category if c.closed} == {"IoU by class"}
 
 
@@ -48,7 +48,7 @@ def test_every_curve_has_a_chart_and_every_chart_a_curve(network, on_error, auxi
     tags |= reported(config).keys() - {"best/whole/miou"} | ({"train/skipped"} if on_error == "skip" else set())
     if not auxiliary:  # of one head, which are the whole and nothing
         tags -= {"train/loss_decode", "train/loss_auxiliary"}
-    patterns = [p for charts in dashboard.layout(config).values() for chart in charts.values() for p in chart]
+    patterns = [p for charts in tensorboard.layout(config).values() for chart in charts.values() for p in chart]
     assert [p for p in patterns if not any(re.match(p, tag) for tag in tags)] == []
     assert [tag for tag in sorted(tags) if not any(re.match(p, tag) for p in patterns)] == []
 
@@ -57,7 +57,7 @@ def reported(config, best=(-np.inf, 0)):
     """What `Loop` writes after an evaluation."""
     written = {}
     loop = Loop.__new__(Loop)
-    loop.config, loop.class_names = config, dashboard.label_set(config).names
+    loop.config, loop.class_names = config, tensorboard.label_set(config).names
     loop.scores = {mode: Scores.of(np.eye(19, dtype=int)) for mode in config.eval.modes}
     loop.writer = SimpleNamespace(write_scalars=lambda step, values: written.update(values), flush=lambda: None)
     (loop.best_score, loop.best_step), loop.total, loop.say = best, 1, lambda text: None
@@ -87,7 +87,7 @@ def test_the_table_has_what_runs_are_compared_by(tmp_path):
     assert shown["data.crop_size"] == "(33, 33)"
     assert shown["train.steps"] == config.train.steps
     assert shown["model.name"] == "deeplabv3plus"
-    assert not {"data.root", "data.threads", "train.log_every", "mesh.data"} & shown.keys()
+    assert not {"data.workers", "data.threads", "train.log_every", "mesh.data"} & shown.keys()
 
 
 def test_the_config_can_be_read(tmp_path):

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cropjax.details import BORDER_DISTANCES, CLASS_DISTANCES, SEGMENT_SIZES, Details
-from cropjax.evaluation import ALL, report_of, sentences, text_of, write_evaluation
+from cropjax.evaluation.details import BORDER_DISTANCES, CLASS_DISTANCES, SEGMENT_SIZES, Details
+from cropjax.evaluation.report import ALL, report_of, sentences, text_of, write_evaluation
 from cropjax.metrics import Scores, confusion_matrix
 
 NAMES = ("road", "traffic light", "never there", "sky, or what is above")
@@ -187,7 +187,8 @@ def test_sentences_say_how_it_was_predicted():
 
 def test_an_evaluation_takes_the_place_of_an_earlier_one(tmp_path):
     folder = tmp_path / "evaluation"
-    write_evaluation(folder, *found(), NAMES, CONDITIONS)
+    write_evaluation(folder, *found(), NAMES, CONDITIONS, [np.zeros((4, 6, 3), np.uint8)])
+    assert {path.name for path in folder.iterdir()} == {*FILES, "examples.png"}
     (folder / "mine.txt").write_text("kept")
     (tmp_path / "evaluation.tmp").mkdir()  # of one that was killed
     (tmp_path / "evaluation.tmp" / "half").touch()

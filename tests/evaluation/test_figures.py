@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from cropjax.charts import EMPTY, save_confusion, save_details
 from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
-from cropjax.details import Details
+from cropjax.evaluation.details import Details
+from cropjax.evaluation.figures import EMPTY, save_confusion, save_details
 from cropjax.instruments.figure import COLOURS
 
 

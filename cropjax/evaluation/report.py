@@ -6,6 +6,7 @@
     distance.csv            accuracy by the distance to a class boundary and to the image border
     objects.csv             recall of connected segments by their class and size
     details.png             both as curves
+    examples.png            of some images: themselves, label and prediction side by side
     evaluation.txt          what the command prints
     evaluation.json         everything; written last: where it is, the folder is complete
 
@@ -31,8 +32,10 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from cropjax.details import BORDER_DISTANCES, CLASS_DISTANCES, DEFINITIONS, SEGMENT_SIZES
+from cropjax.evaluation.details import BORDER_DISTANCES, CLASS_DISTANCES, DEFINITIONS, SEGMENT_SIZES
+from cropjax.panels import contact_sheet
 
 ALL = "(all)"  # among the names of the classes
 COUNTING = (
@@ -133,12 +136,14 @@ def _mode(how):
     return f"{seen}, {times}, {mirrored}; {averaged}"
 
 
-def write_evaluation(folder, scores, details, names, conditions):
+def write_evaluation(folder, scores, details, names, conditions, pictures=()):
     """Writes the files of {mode: Scores} and {mode: Details} into `folder`, in place of an earlier evaluation's.
+
+    `pictures` uint8 [h,w,3] are the examples, if there are any.
 
     They are made next to it first: whatever goes wrong meanwhile leaves the folder as it was.
     """
-    from cropjax.charts import save_confusion, save_details  # Matplotlib is slow to import
+    from cropjax.evaluation.figures import save_confusion, save_details  # Matplotlib is slow to import
 
     folder = Path(folder)
     made = folder.with_name(folder.name + ".tmp")
@@ -152,6 +157,8 @@ def write_evaluation(folder, scores, details, names, conditions):
         for mode, s in scores.items():
             save_confusion(made / f"confusion_{mode}.png", s.confusion, names, f"{_title(conditions)}, {mode}")
         save_details(made / "details.png", details, _title(conditions))
+        if pictures:
+            Image.fromarray(contact_sheet(pictures)).save(made / "examples.png")
         (made / "evaluation.txt").write_text(text_of(scores, details, names, conditions), encoding="utf-8")
         (made / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         _move(made, folder)
@@ -161,7 +168,12 @@ def write_evaluation(folder, scores, details, names, conditions):
 
 def _move(made, folder):
     folder.mkdir(exist_ok=True)
-    for old in (folder / "evaluation.json", *folder.glob("confusion_*.csv"), *folder.glob("confusion_*.png")):
+    for old in (
+        folder / "evaluation.json",
+        folder / "examples.png",
+        *folder.glob("confusion_*.csv"),
+        *folder.glob("confusion_*.png"),
+    ):
         old.unlink(missing_ok=True)  # it may be of a mode that is not among ours
     for path in sorted(made.iterdir(), key=lambda path: path.name == "evaluation.json"):
         os.replace(path, folder / path.name)

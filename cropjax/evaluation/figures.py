@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 
-from cropjax.details import BORDER_DISTANCES, CLASS_DISTANCES, SEGMENT_SIZES
+from cropjax.evaluation.details import BORDER_DISTANCES, CLASS_DISTANCES, SEGMENT_SIZES
 from cropjax.instruments.figure import DARK, save
 
 NUMBERED = 0.28  # inches, the side of the smallest cell that has its number in it

@@ -184,16 +184,20 @@ def load_config(workdir: str | Path) -> ConfigDict:
 def run_config(workdir: str | Path) -> ConfigDict:
     """As `load_config`, with the fields that came later than the run, at their defaults: what builds its network."""
     stored = load_config(workdir).to_dict()
-    network = stored.get("model", {}).get("name")
+    network, optimizer = (_name_in(stored.get(group)) for group in ("model", "optim"))
     if network not in NETWORKS:
         raise UserError(
             f"{workdir}/config.json is not that of a run (no model.name of {', '.join(NETWORKS)}): restore it, or name "
             "another folder"
         )
-    standard, optimizer = defaults(network), stored.get("optim", {}).get("name")
+    standard = defaults(network)
     if optimizer in OPTIMIZERS:
         set_optimizer(standard, optimizer)
     return ConfigDict(_with_tuples(_filled_up(stored, standard.to_dict()))).lock()
+
+
+def _name_in(group):
+    return group.get("name") if isinstance(group, dict) else None
 
 
 def _filled_up(values, standard):

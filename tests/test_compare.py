@@ -215,7 +215,7 @@ def test_what_cannot_be_compared_is_named(tmp_path):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text('{"architectures": ["Segformer"]}')
+    (tmp_path / "other" / "config.json").write_text('{"architectures": ["Segformer"], "model": 3}')
     with pytest.raises(
         UserError, match=r"no run to compare: .*empty is not .* a run.*json is damaged.*other/config.json is not that"
     ):

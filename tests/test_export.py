@@ -18,6 +18,7 @@ from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_model, build_optimizer
 from cropjax.errors import UserError
 from cropjax.export import FORMATS, WEIGHTS_DTYPES, export, networks, restored, stored
+from cropjax.models.layers import GroupNorm
 from cropjax.sharding import make_mesh
 from cropjax.step import create_state, split_model
 
@@ -73,6 +74,17 @@ def test_files_give_what_the_network_gives(run, tmp_path, network, dtype):
         found = run_file(content, IMAGES)
         assert (found.dtype, found.shape) == (np.float32, (3, *SIZE, 19))
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_norm_of_many_positions_is_as_exact_in_onnx_runtime():
+    """Which adds 384 thousand numbers one after the other if it is let, and is off by 1e-4 then."""
+    size, weights = (256, 512), {"shift": np.float32([3])}
+    images = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    norm = GroupNorm(3, groups=1)
+    content = module.to_onnx(lambda w, x: norm(x.astype(np.float32) / 255 + w["shift"], train=False), weights, size)
+    x = images / 255 + 3.0
+    expected = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+    np.testing.assert_allclose(module.run_onnx(content, images), expected, atol=1e-5)
 
 
 def test_files_run_without_us(run, tmp_path, capsys):

@@ -214,8 +214,15 @@ class GroupNorm(nnx.Module):
 
 
 def _standardized(x, axes, eps):
-    x = x - x.mean(axes, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.square(x).mean(axes, keepdims=True) + eps)
+    x = x - _mean(x, axes)
+    return x * jax.lax.rsqrt(_mean(jnp.square(x), axes) + eps)
+
+
+def _mean(x, axes):
+    """Where operations are plain, axis by axis: ONNX Runtime adds one number to the others, however many they are."""
+    for some in axes if is_plain() else (axes,):
+        x = x.mean(some, keepdims=True)
+    return x
 
 
 class ConvNorm(nnx.Module):

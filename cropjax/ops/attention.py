@@ -1,10 +1,14 @@
 """Scaled dot-product attention."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cropjax.ops.plain import is_plain
+
+MOST_SCORES = 1 << 26  # of an image at a time, where nothing is kept for gradients: 256 MiB of float32
 
 
 def attention(query, key, value):
@@ -53,7 +57,19 @@ def _definition(query, key, value):
 
 @jax.custom_vjp
 def _attention(query, key, value):
-    return _forward(query, key, value)[0]
+    """Without gradients the queries go in groups, by their last axis: the scores of all may outgrow everything else.
+
+    An image's scores decide, for how many images there are may be open, in a program that is exported.
+    """
+    *axes, last, heads, d = query.shape
+    groups = min(-(-math.prod((*axes[1:], last, heads, key.shape[1])) // MOST_SCORES), last)
+    if groups <= 1:
+        return _forward(query, key, value)[0]
+    width = -(-last // groups)
+    query = jnp.pad(query, (*((0, 0) for _ in axes), (0, -last % width), (0, 0), (0, 0)))
+    parts = jnp.moveaxis(query.reshape(*axes, -(-last // width), width, heads, d), -4, 0)
+    found = lax.map(lambda part: _forward(part, key, value)[0], parts)
+    return jnp.moveaxis(found, 0, -4).reshape(query.shape)[..., :last, :, :]
 
 
 def _forward(query, key, value):

@@ -1,6 +1,7 @@
 """Attention against its definition, written out for one image and one head at a time; in float64."""
 
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cropjax.ops import attention as module
 from cropjax.ops.attention import _flash, attention, attention_weights
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
@@ -66,6 +68,25 @@ def test_weights_add_up_to_one_and_give_the_attention(n, queries, keys, heads, d
     weights = attention_weights(query, key)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-12)
     np.testing.assert_allclose(np.einsum("nhqk,nkhd->nqhd", weights, value), attention(query, key, value), atol=1e-12)
+
+
+@given(n=st.integers(1, 2), rows=FEW, columns=st.integers(1, 9), most=st.integers(1, 60))
+@settings(max_examples=8)
+def test_queries_in_groups_are_queries_at_once(n, rows, columns, most):
+    """Whatever the groups' number and the last one's size; a program that is differentiated has none."""
+    query, key, value = draw(n, rows * columns, 5, 2, 4)
+    expected = plain(query, key, value).reshape(n, rows, columns, 2, 4)
+    query = query.reshape(n, rows, columns, 2, 4)
+    with mock.patch.object(module, "MOST_SCORES", most):
+        found, lowered = attention(query, key, value), str(jax.make_jaxpr(attention)(query, key, value))
+        slopes = str(jax.make_jaxpr(jax.grad(lambda x: attention(x, key, value).sum()))(query))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert ("scan" in lowered) == (rows * columns * 2 * 5 > most and columns > 1)
+    assert "scan" not in slopes
+    form = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("n"), rows, columns, 2, 4), query.dtype)
+    with mock.patch.object(module, "MOST_SCORES", most):
+        of_any = jax.export.export(jax.jit(lambda x: attention(x, x[:, 0], x[:, 0])))(form).call(query)
+    np.testing.assert_allclose(of_any, attention(query, query[:, 0], query[:, 0]), atol=1e-12)
 
 
 def test_weights_of_bfloat16_are_float32():

@@ -1,6 +1,6 @@
 """Pictures of what TensorBoard shows of runs, to look at: one PNG a tab.
 
-    python tests/show/tensorboard.py runs pictures
+    python tests/show/tensorboard_tabs.py runs pictures
 
 With Chromium on the PATH. The runs' events are all that is read; they are in the folders below the first one.
 """

@@ -119,8 +119,6 @@ def read_run(folder):
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not the folder of a run (no config.json): leave it out")
     fields = stored_fields(folder)
-    if "eval.best" not in fields:
-        raise UserError(f"{folder}/config.json is not that of a run (no eval.best): leave it out")
     scores, losses, rates = {}, {}, {}
     for line in _lines(folder / "metrics.jsonl"):
         step = line["step"]

@@ -61,8 +61,9 @@ def plot(axes, runs, *, each=True, color, shown=dict, **style):
     mean = {step: np.mean([run[step] for run in runs]) for step in steps}
     for run in map(shown, runs) if (each and len(runs) > 1) or not mean else ():
         axes.plot(list(run), list(run.values()), color=color, lw=0.7, alpha=0.5)
-    curve = shown(mean)
-    axes.plot(list(curve), list(curve.values()), color=color, **style)
+    if mean:
+        curve = shown(mean)
+        axes.plot(list(curve), list(curve.values()), color=color, **style)
     return list((mean or runs[0]).items())[-1]
 
 

@@ -155,10 +155,11 @@ def evaluate_run(config, workdir):
     step, graph, state = restore_run(config, workdir, CHECKPOINT.value, mesh)
     source = build_source(config, "eval")
     inference = Inference(graph, config, local_mesh(mesh))
+    first = jax.process_index() == 0
     scores, details, sizes, pictures = evaluate(
-        inference, state, source, config, mesh, panels=config.eval.panels, details=True
+        inference, state, source, config, mesh, panels=config.eval.panels if first else 0, details=True
     )
-    if jax.process_index() != 0:
+    if not first:
         return
     names = label_set(config).names
     about = conditions(config, sizes) | {"run": str(workdir), "step": step, "images": len(source)}

@@ -22,10 +22,11 @@ from absl import flags
 from jax import lax
 
 from cropjax import commandline
+from cropjax.compiled import Compiled
 from cropjax.config import label_set
 from cropjax.errors import UserError
 from cropjax.host_memory import available_bytes
-from cropjax.inference import Compiled, make_forward
+from cropjax.inference import make_forward
 from cropjax.ops.plain import plain
 from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh

@@ -37,8 +37,9 @@ def predict_run(config, workdir, arguments):
     """The command. Returns the exit status: 1 if there are images that could not be predicted."""
     given, labels = flags.FLAGS, label_set(config)
     out = Path(given.out or workdir / "prediction").expanduser()
-    sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be text
-    inputs = find(arguments, sys.stdin, out.resolve())
+    if "-" in arguments and sys.stdin:  # None where it is closed
+        sys.stdin.reconfigure(errors="surrogateescape")  # names of files need not be text
+    inputs = find(arguments, sys.stdin or (), out.resolve())
     if given.submission:
         check_names(inputs, labels)
     net = Network(config, workdir, given.checkpoint)

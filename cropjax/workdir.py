@@ -26,7 +26,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from cropjax.config import LABELS, NETWORKS, OPTIMIZERS, defaults, set_optimizer
+from cropjax.config import LABELS, defaults, set_optimizer
 from cropjax.distributed import agree
 from cropjax.errors import UserError
 
@@ -184,26 +184,23 @@ def load_config(workdir: str | Path) -> ConfigDict:
 def run_config(workdir: str | Path) -> ConfigDict:
     """As `load_config`, with the fields that came later than the run, at their defaults: what builds its network."""
     stored = load_config(workdir).to_dict()
-    network, optimizer = (_name_in(stored.get(group)) for group in ("model", "optim"))
-    if network not in NETWORKS:
+    try:
+        standard = defaults(stored["model"]["name"])
+        set_optimizer(standard, stored["optim"]["name"])
+        filled = _filled_up(stored, standard.to_dict())
+    except (KeyError, TypeError, UserError):
         raise UserError(
-            f"{workdir}/config.json is not that of a run (no model.name of {', '.join(NETWORKS)}): restore it, or name "
-            "another folder"
-        )
-    standard = defaults(network)
-    if optimizer in OPTIMIZERS:
-        set_optimizer(standard, optimizer)
-    return ConfigDict(_with_tuples(_filled_up(stored, standard.to_dict()))).lock()
-
-
-def _name_in(group):
-    return group.get("name") if isinstance(group, dict) else None
+            f"{workdir}/config.json is not that of a run of ours: restore it, or name another folder"
+        ) from None
+    return ConfigDict(_with_tuples(filled)).lock()
 
 
 def _filled_up(values, standard):
-    """`values` and what only `standard` has, also in the dicts within."""
-    if not (isinstance(values, dict) and isinstance(standard, dict)):
+    """`values` and what only `standard` has, also in the dicts within; TypeError if it has a dict where they do not."""
+    if not isinstance(standard, dict):
         return values
+    if not isinstance(values, dict):
+        raise TypeError(f"{values!r} is no group of fields")
     return standard | {name: _filled_up(value, standard.get(name)) for name, value in values.items()}
 
 

@@ -132,7 +132,7 @@ def test_the_mean_is_of_the_steps_that_all_have():
     means = [line.get_ydata() for line in axes.lines]
     assert [set(mean) for mean in means] == [{1.0}, {2.0}]
     assert plot(axes, [{1: 1.0}, {2: 2.0}], each=False, color="k") == (1, 1.0)
-    assert [list(line.get_ydata()) for line in axes.lines[2:]] == [[1.0], [2.0], []]
+    assert [list(line.get_ydata()) for line in axes.lines[2:]] == [[1.0], [2.0]]
 
 
 def test_hours_follow_the_rates_that_were_logged(tmp_path):

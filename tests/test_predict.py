@@ -366,6 +366,13 @@ def test_a_run_must_be_named():
     assert "--workdir is missing: name the folder of a run" in result.stderr
 
 
+def test_a_standard_input_that_is_closed_holds_no_names(saved_run):
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "cropjax.predict", "--workdir", saved_run, "-"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("cropjax: no images in -: name files")
+
+
 def test_a_config_on_the_line_is_used_and_names_come_from_standard_input(saved_run, images, net, tmp_path):
     args = ["--workdir", saved_run, "-", "--mode", "slide", "--config", "tests/tiny_run.py", "--out", tmp_path / "out"]
     args += ["--config.eval.window=(64,64)", "--config.eval.stride=(64,64)"]

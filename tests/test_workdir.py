@@ -129,6 +129,15 @@ def test_folders_that_cannot_be_run_folders(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("what", [{"name": "unet"}, {"name": []}, 3, {}, "pspnet"])
+def test_the_config_of_something_else_is_no_run(tmp_path, what):
+    stored = config().to_dict()
+    for other in (stored | {"model": what}, stored | {"optim": what}, stored | {"eval": 3}):
+        (tmp_path / "config.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match=r"config\.json is not that of a run of ours: restore it"):
+            run_config(tmp_path)
+
+
 def test_a_failed_write_leaves_the_old_config(tmp_path):
     prepare(tmp_path, config())
     before = (tmp_path / "config.json").read_text()

@@ -185,6 +185,8 @@ def _damage_named(file):
     """Turns what Pillow raises over a damaged file, which may be of any kind, into a UserError."""
     try:
         yield
+    except MemoryError:  # the file may be sound
+        raise
     except Exception as error:
         raise UserError(f"{file}: cannot be decoded ({error}); copy or download it again") from error
 

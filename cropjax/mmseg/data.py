@@ -8,7 +8,7 @@ TRAIN, VAL = (f"{split}_dataloader.dataset.pipeline" for split in ("train", "val
 IN_ORDER = ("RandomResize", "RandomCrop", "RandomFlip", "PhotoMetricDistortion")
 
 
-def data(m):
+def sources(m):
     """Data sets, their places and the batch."""
     for loader, split in (("train_dataloader", "train"), ("val_dataloader", "eval")):
         at = f"{loader}.dataset"

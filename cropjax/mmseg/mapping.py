@@ -60,7 +60,7 @@ def map_config(values, path):
     network.auxiliary(m)
     network.norms(m, name)
     network.weights(m)
-    data.data(m)
+    data.sources(m)
     data.pipelines(m)
     data.preprocessing(m)
     training.optimizer(m)

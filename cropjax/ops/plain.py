@@ -1,7 +1,8 @@
-"""By definition: a switch that turns the shortcuts of this folder off.
+"""By definition: a switch that turns shortcuts off.
 
 Shortcuts save operations or memory and give the same result. A network by definition is what its operations are counted
-from, and what the shortcuts are checked against.
+from, what the shortcuts are checked against, and what is exported: other compilers know its operations, and where the
+order of a sum is left to them, a network by definition fixes it.
 """
 
 from contextlib import contextmanager

@@ -20,7 +20,7 @@ from ml_collections.config_flags import config_flags
 
 from cropjax import commandline
 from cropjax.errors import UserError
-from cropjax.instruments.section import hxw
+from cropjax.pages.section import hxw
 
 CROPS = flags.DEFINE_list("crops", ["512", "769"], "Training crops to compare: sides, or rows x columns.")
 TEST_SIZE = flags.DEFINE_string("test_size", "1024x2048", "Rows x columns of the whole images.")
@@ -61,8 +61,8 @@ def analyze(config, workdir):
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is no folder: name another")
 
-    from cropjax.instruments import report
     from cropjax.instruments.kept import Kept, identity
+    from cropjax.pages import page
     from cropjax.progress import Progress
     from cropjax.validation import validate
     from cropjax.workdir import commit
@@ -101,7 +101,7 @@ def analyze(config, workdir):
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "command": shlex.join(["python", "-m", "cropjax.analyze", *sys.argv[1:]]),
     }
-    report.write(out, f"What the crop does inside {subject.name}", facts, [one for one in sections if one])
+    page.write(out, f"What the crop does inside {subject.name}", facts, [one for one in sections if one])
     print(f"{out / 'report.html'}: {len(every)} measurements, {time.monotonic() - began:.0f} s")
 
 

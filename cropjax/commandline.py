@@ -24,13 +24,14 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: runs/<name of the config file>.")
 
 
-def run(command, *, joins=False):
+def run(command, *, joins=False, read=None):
     """Parses the flags and calls `command(config, workdir)` with a validated config and the run folder's path.
 
-    One that `joins` does its work together with the other processes of a run, see `distributed`.
+    One that `joins` does its work together with the other processes of a run, see `distributed`. Where the file is no
+    config of a run, `read` makes of it what `command` is called with. What `command` returns is the exit status.
     """
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda _: _guarded(_start, command, joins), flags_parser=lambda argv: _guarded(_parse, argv))
+    app.run(lambda _: _guarded(_start, command, joins, read), flags_parser=lambda argv: _guarded(_parse, argv))
 
 
 def run_without_config(command, *, takes_arguments=False):
@@ -53,7 +54,7 @@ def run_on_run(command):
     """
     logging.set_verbosity(logging.WARNING)
     app.run(
-        lambda rest: _guarded(_start, command, False, rest[1:]),
+        lambda rest: _guarded(_start, command, False, None, rest[1:]),
         flags_parser=lambda argv: _guarded(_parse_on_run, argv),
     )
 
@@ -138,7 +139,7 @@ def _what_is_wrong_with(name):
         raise UserError(f"--{name}: {_where(error)}{_one_line(error)}") from error
 
 
-def _start(command, joins, arguments=None):
+def _start(command, joins, read, arguments=None):
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         # A device that waits for others holds a thread for each exchange that it has begun, and XLA has a thread a
         # device: one device with two of them leaves none for the last, and all wait for ever.
@@ -148,7 +149,7 @@ def _start(command, joins, arguments=None):
     from cropjax.validation import validate
     from cropjax.workdir import run_config
 
-    config = validate(run_config(WORKDIR.value) if CONFIG.value is None else CONFIG.value)
+    config = (read or validate)(run_config(WORKDIR.value) if CONFIG.value is None else CONFIG.value)
     with distributed.together() if joins else contextlib.nullcontext():
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
         workdir = Path(

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from cropjax.instruments.figure import COLOURS
+from cropjax.pages.figure import COLOURS
 
 # As many as can be told apart by their labels too; the first are those of our other figures.
 MORE = ("#7b4fa3", "#8a5a44", "#b3202c", "#5b6770", "#7d9a1d", "#1f3f8f")

@@ -35,9 +35,8 @@ from cropjax.data import archives, browse, files, prepare, store
 from cropjax.data.labels import CAMVID
 from cropjax.data.sources import FILES, CamVid, Cityscapes
 from cropjax.errors import UserError
-from cropjax.instruments import report
-from cropjax.instruments.figure import draw
-from cropjax.instruments.section import Section, Table
+from cropjax.pages.figure import draw
+from cropjax.pages.section import Section, Table
 from cropjax.step import split_model
 from cropjax.train import train
 from cropjax.unpickle import unpickle
@@ -512,7 +511,7 @@ def tags_of(name):
     """Of a page in which everything is called `name`."""
     table = Table(name, (name,), ((name,),))
     page = _Page()
-    page.feed(report.as_html(name, {name: name}, [Section(name, name, (table,), "<svg></svg>", name)]))
+    page.feed(as_html(name, {name: name}, [Section(name, name, (table,), "<svg></svg>", name)]))
     return page.tags
 
 

@@ -5,7 +5,7 @@ from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 
 from cropjax.evaluation.details import BORDER_DISTANCES, CLASS_DISTANCES, SEGMENT_SIZES
-from cropjax.instruments.figure import DARK, save
+from cropjax.pages.figure import DARK, save
 
 NUMBERED = 0.28  # inches, the side of the smallest cell that has its number in it
 EMPTY, BARS = "#eeeeee", "#bbbbbb"

@@ -12,10 +12,10 @@ import numpy as np
 from cropjax.config import build_model
 from cropjax.data.transforms import rescaled_size
 from cropjax.instruments.reach import trace
-from cropjax.instruments.section import Section, Table
 from cropjax.instruments.subject import Step
 from cropjax.instruments.valid_taps import valid_taps
 from cropjax.ops.pool import adaptive_bins
+from cropjax.pages.section import Section, Table
 from cropjax.step import merge_model, split_model
 
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.ops.attention import attention_weights
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 from cropjax.step import merge_model
 
 _QUERIES = 256  # of a stage, that are looked at

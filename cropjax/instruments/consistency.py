@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cropjax.data.labels import IGNORE
-from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.ops.resize import resize_bilinear
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 
 BIN = 8  # pixels of distance
 _NEAR = 0.1  # of the difference at the border over that in the middle: nearer to it than this is the middle's

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.receptive_field import receptive_fields
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, check_map, normalized
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 
 SHARES = (0.5, 0.9, 0.95)
 _PICTURE = 96  # positions a side of the mass that is kept

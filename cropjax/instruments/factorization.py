@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from cropjax.instruments.attention_reach import entropy
-from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.models.segnext import EVALUATION_SEED
 from cropjax.ops.nmf import draw_bases, factorize
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 from cropjax.step import merge_model
 
 _SEEDS = 5  # of the bases; the first is the network's own

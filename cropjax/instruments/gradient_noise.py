@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cropjax.config import build_balance, build_model, build_objective, build_source
-from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, drawn_weights
 from cropjax.models.segnext import NORM_GROUPS
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 from cropjax.step import merge_model, network_input, segmentation_loss, split_model
 
 BATCHES = (2, 4)  # images of a small batch; 2 is the study's

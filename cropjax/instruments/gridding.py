@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cropjax.instruments.figure import draw
 from cropjax.instruments.reach import trace
-from cropjax.instruments.section import Section, Table
 from cropjax.instruments.subject import Step
+from cropjax.pages.figure import draw
+from cropjax.pages.section import Section, Table
 
 # Wang et al. 2018, section 4.1.3: what three blocks after another have in place of a stage's one rate.
 HDC = {2: (1, 2, 3), 4: (3, 4, 5)}

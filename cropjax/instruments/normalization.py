@@ -16,12 +16,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.pooling import branches
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, batch_statistics, normalized
 from cropjax.models.layers import BatchNorm, GroupNorm, LayerNorm
 from cropjax.ops.pool import adaptive_average_pool
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 from cropjax.step import merge_model, network_input
 
 BATCHES = {"quick": (2,), "full": (2, 8)}  # images; 2 is the study's, 8 upstream's

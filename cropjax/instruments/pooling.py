@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cropjax.instruments.figure import COLOURS, draw
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
 from cropjax.ops.pool import adaptive_average_pool, adaptive_bins, cells_in_windows
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 from cropjax.step import merge_model
 
 _IMAGES, _CROPS_PER_IMAGE = 4, 4  # images at least: a variance is asked for

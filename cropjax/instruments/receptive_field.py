@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cropjax.errors import UserError
-from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.reach import trace
-from cropjax.instruments.section import Section, Table
 from cropjax.instruments.subject import Step
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table
 
 _SIDES = (2**10, 2**14, 2**16)  # of the images on which fields are looked for
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cropjax.instruments.figure import COLOURS, draw
 from cropjax.instruments.reach import convolutions, trace
-from cropjax.instruments.section import Section, Table, hxw
 from cropjax.instruments.subject import Step, normalized
+from cropjax.pages.figure import COLOURS, draw
+from cropjax.pages.section import Section, Table, hxw
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from cropjax.data.labels import CAMVID, CITYSCAPES, COMMA10K
 from cropjax.evaluation.details import Details
 from cropjax.evaluation.figures import EMPTY, save_confusion, save_details
-from cropjax.instruments.figure import COLOURS
+from cropjax.pages.figure import COLOURS
 
 
 def count(path, colour):

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cropjax.instruments.figure import draw
-from cropjax.instruments.report import as_csv, as_html, as_markdown, shown, write
-from cropjax.instruments.section import Section, Table
+from cropjax.pages.figure import draw
+from cropjax.pages.page import as_csv, as_html, as_markdown, shown, write
+from cropjax.pages.section import Section, Table
 
 VOID = {"meta", "br", "img", "hr", "link", "input"}
 

@@ -8,7 +8,7 @@ import numbers
 import re
 from pathlib import Path
 
-from cropjax.instruments.section import Section
+from cropjax.pages.section import Section
 from cropjax.workdir import write_text
 
 STYLE = """
@@ -30,7 +30,7 @@ dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 nav ol { columns: 16rem; padding-left: 1.4rem; }
 figure { margin: 1.4rem 0; }
-figure svg { display: block; width: 100%; height: auto; }
+figure svg, figure img { display: block; width: 100%; height: auto; }
 figure > div { overflow-x: auto; }
 figcaption, .file { color: var(--soft); font-size: .85rem; }
 details { margin: .8rem 0; }
@@ -46,13 +46,13 @@ tr:nth-child(even) td { background: var(--band); }
 OPEN_ROWS = 24  # a longer table is folded away
 
 
-def write(folder: Path, title: str, facts: dict[str, str], sections: list[Section]):
-    """Writes report.html, report.md and csv/*.csv; `facts` are what was looked at, name by name."""
+def write(folder: Path, title: str, facts: dict[str, str], sections: list[Section], *, markdown="report.md"):
+    """Writes report.html, a Markdown file and csv/*.csv; `facts` are what was looked at, name by name."""
     (folder / "csv").mkdir(parents=True, exist_ok=True)
     for section in sections:
         for table in section.tables:
             write_text(folder / "csv" / f"{table.name}.csv", as_csv(table))
-    write_text(folder / "report.md", as_markdown(title, facts, sections))
+    write_text(folder / markdown, as_markdown(title, facts, sections))
     write_text(folder / "report.html", as_html(title, facts, sections))
 
 

@@ -1,0 +1,65 @@
+"""Runs a study: what is left of its grid, then the report of all that is there.
+
+    python -m cropjax.study --config configs/studies/demo.py [--workdir runs/demo] [--only 'PSPNet*'] [--dry_run]
+
+The same command goes on where it was stopped, and may be started several times at once: each process takes the next run
+that nobody is at. Results are kept in --results, a small file a run; a run whose file is there is never made again. The
+report is written to the work folder.
+"""
+
+import fnmatch
+
+from absl import flags
+
+from cropjax import commandline
+from cropjax.errors import UserError
+
+ONLY = flags.DEFINE_list("only", [], "Patterns of the runs to make, as 'PSPNet*,*/seed_0'; default: all.")
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Say what the study is, what it costs and what it mixes up.")
+REPORT_ONLY = flags.DEFINE_boolean("report_only", False, "Write the report of what is there, and run nothing.")
+RESULTS = flags.DEFINE_string("results", None, "The folder of the results; default: <workdir>/results.")
+BENCHMARK = flags.DEFINE_list("benchmark", [], "Files of cropjax.benchmark --json, from which --dry_run takes hours.")
+
+
+def study(plan, workdir):
+    """The command. Returns the exit status: 1 if there are runs without results."""
+    from cropjax.config import build_source
+    from cropjax.study.cost import paces
+    from cropjax.study.overview import overview
+    from cropjax.study.report import write_report
+    from cropjax.study.results import Results
+    from cropjax.study.work import work
+
+    runs = chosen(plan.runs, ONLY.value)
+    results = Results(RESULTS.value or workdir / "results")
+    source = build_source(plan.cells[0].config, "train")
+    about = {"size": source[0]["label"].shape, "images": len(source)}
+    if DRY_RUN.value:
+        known, machine = paces(BENCHMARK.value)
+        done = {run.name for run in runs if not results.lacks(run, plan.tests_of(run.cell))}
+        print(overview(plan, runs, done, paces=known, machine=machine, **about))
+        return 0
+    failed = {} if REPORT_ONLY.value else work(plan, runs, workdir, results)
+    write_report(plan, results, workdir, **about)
+    for name, why in failed.items():
+        commandline.complain(f"{name} has no results: {why}")
+    return int(bool(failed))
+
+
+def chosen(runs, patterns):
+    """Those of `runs` whose name, or the cell's, matches one of the `patterns`; all without any."""
+    for pattern in patterns:
+        if not any(_matches(run, pattern) for run in runs):
+            names = ", ".join(dict.fromkeys(run.cell.name for run in runs))
+            raise UserError(f"--only={pattern} matches no run; the cells are {names}, and runs CELL/seed_N")
+    return [run for run in runs if not patterns or any(_matches(run, pattern) for pattern in patterns)]
+
+
+def _matches(run, pattern):
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (run.name, run.cell.name))
+
+
+if __name__ == "__main__":
+    from cropjax.study.plan import read_plan
+
+    commandline.run(study, read=read_plan)

@@ -1,0 +1,38 @@
+"""What a study will cost, from step times that were measured: the JSON files of `cropjax.benchmark --suites train`."""
+
+import json
+import math
+from pathlib import Path
+
+from cropjax.benchmark.measure import OURS
+from cropjax.errors import UserError
+from cropjax.study.work import pixels
+
+
+def paces(paths):
+    """{network: seconds a megapixel of training} and what they were measured on, of benchmark files.
+
+    A step's time is linear in the pixels of its batch (docs/performance.md), so that one crop speaks for others.
+
+    Raises:
+        UserError: a file that is none, or without a training step of ours.
+    """
+    found, machines = {}, []
+    for path in map(Path, paths):
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            config, devices = report["config"], report["machine"]["devices"]
+            (seconds,) = [row["parties"][OURS]["median"] for row in report["rows"] if row["suite"] == "train"]
+            megapixels = config["train"]["batch_size"] * math.prod(config["data"]["crop_size"]) / 1e6
+            found[config["model"]["name"]] = seconds / megapixels
+            machines.append(f"{devices['count']} x {devices['kind']}, {config['train']['dtype']}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"--benchmark: {path} is no file of cropjax.benchmark --suites train --json ({error})"
+            ) from error
+    return found, ", ".join(dict.fromkeys(machines))
+
+
+def hours(config, pace):
+    """Of training alone, at a `pace` in seconds a megapixel."""
+    return pixels(config) / 1e6 * pace / 3600

@@ -1,0 +1,223 @@
+"""From a study file to the runs of a study, in the order of work.
+
+    study = new_study("What the crop does")
+    study.networks = {"PSPNet": config, ...}                     a config a network, as `get_config()` makes it
+    study.factors["crop"] = {"168": dict(data=dict(crop_size=(168, 168))), "256": ...}
+    study.factors["batch"] = {"2": ..., "8": ...}
+    study.grids = ({"network": ("PSPNet",), "crop": ALL, "batch": ALL},)
+    study.tests = {"whole": {}, "slide": dict(eval=dict(modes=("slide",)))}
+
+A level is what it changes in the network's config, or a function that says so of the config that the factors before it
+have made, `lambda config: dict(optim=dict(lr=config.optim.lr * config.train.batch_size / 8))`. The first level of a
+factor is its base: where a grid does not name the factor, its cells are there. Grids are worked off one after the
+other; a cell that two of them have is one cell.
+
+A grid with `fraction=n` keeps every n-th of its cells: those whose places in the lists of levels have a sum that n
+divides. Of k factors with two levels each, n = 2 keeps the regular half: from four factors on no main effect is mixed
+up with an interaction of two, and from five on no two of these with each other (Box, Hunter & Hunter, chapter 6).
+"""
+
+import contextlib
+import itertools
+import re
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+from cropjax.errors import UserError
+from cropjax.validation import validate
+
+ALL = ("*",)  # of a grid: every level of a factor
+NETWORK = "network"
+
+
+def new_study(title):
+    """What a study file fills in."""
+    study = ConfigDict(convert_dict=False)  # a ConfigDict sorts its names, and here their order is that of the work
+    study.title = title
+    study.networks = {}
+    study.factors = {}  # {factor: {level: {group: {field: value}}, or a function of the config}}
+    study.grids = ()  # of {factor: levels}, the first ones first
+    study.seeds = (0, 1, 2)
+    study.tests = {"whole": {}}  # {test: likewise}, of each trained network
+    # What the report begins with: two levels of a factor, as ("crop", "512", "769").
+    study.contrast = ()
+    # Numbers of others to show beside ours: (cell as {factor: level}, test or '', mIoU in percent, who says so).
+    study.published = ()
+    return study
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of levels: `levels` {factor: level}, the network among them, and the config that they make."""
+
+    levels: dict
+    config: ConfigDict
+
+    @property
+    def name(self):
+        """As a folder: PSPNet,crop=168,batch=2."""
+        network, *rest = self.levels.items()
+        return _as_file(",".join([network[1], *(f"{factor}={level}" for factor, level in rest)]))
+
+    def text(self, factors):
+        """The levels of `factors` in one line."""
+        return ", ".join(
+            level if factor == NETWORK else f"{factor} {level}"
+            for factor, level in self.levels.items()
+            if factor in factors
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell with a seed."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def name(self):
+        return f"{self.cell.name}/seed_{self.seed}"
+
+    @property
+    def config(self):
+        return changed(self.cell.config, {"seed": self.seed})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study file says. `factors` {factor: (level, ...)}, the network's first; `cells` in the order of work."""
+
+    title: str
+    factors: dict
+    cells: tuple
+    seeds: tuple
+    tests: dict
+    contrast: tuple
+    published: tuple
+
+    @property
+    def runs(self):
+        """Cell by cell, so that a study that ends early has whole ones."""
+        return [Run(cell, seed) for cell in self.cells for seed in self.seeds]
+
+    def tests_of(self, cell):
+        """{test: config} of those that make sense for the cell's network: pooled windows are for networks that pool."""
+        configs = {name: changed(cell.config, change) for name, change in self.tests.items()}
+        pools = "pool_norm" in cell.config.model.head
+        return {name: config for name, config in configs.items() if pools or not config.eval.pool_window}
+
+    def varied(self, cells=None):
+        """The factors of which `cells` have more than one level."""
+        cells = self.cells if cells is None else cells
+        return [factor for factor in self.factors if len({cell.levels[factor] for cell in cells}) > 1]
+
+
+def read_plan(study):
+    """The `Plan` of a study file's config.
+
+    Raises:
+        UserError: a name that is not there, a level that does not fit a network's config, nothing to do.
+    """
+    unknown = sorted(set(study) - set(new_study("")))
+    if unknown or "networks" not in study:
+        raise UserError(
+            f"this is no study ({'there is no field ' + repr(unknown[0]) if unknown else 'no networks'}): "
+            "a study file fills in cropjax.study.plan.new_study()"
+        )
+    if not study.networks:
+        raise UserError("networks is empty: name at least one, {'PSPNet': config}")
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+        raise UserError(f"seeds = {study.seeds!r} must be different whole numbers, at least one")
+    factors = {NETWORK: dict(study.networks)} | {name: dict(levels) for name, levels in study.factors.items()}
+    for name, levels in factors.items():
+        if not levels:
+            raise UserError(f"factors.{name} has no levels")
+    cells = {}
+    for number, grid in enumerate(study.grids):
+        for levels in _grid(dict(grid), factors, f"grids[{number}]"):
+            cells.setdefault(tuple(levels.items()), levels)
+    if not cells:
+        raise UserError("grids is empty: name what is to be run, as ({'network': ALL, 'crop': ALL},)")
+    cells = [Cell(levels, _config(levels, factors)) for levels in cells.values()]
+    names = {}
+    for cell in cells:
+        other = names.setdefault(cell.name, cell)
+        if other is not cell:
+            raise UserError(f"two cells would have the folder {cell.name}: rename a level")
+    plan = Plan(
+        study.title,
+        {name: tuple(levels) for name, levels in factors.items()},
+        tuple(cells),
+        tuple(study.seeds),
+        dict(study.tests),
+        tuple(study.contrast),
+        tuple((dict(levels), *rest) for levels, *rest in study.published),
+    )
+    for cell in cells:
+        for test, config in plan.tests_of(cell).items():
+            with _named(f"tests[{test!r}] of {cell.name}"):
+                validate(config)
+    _check_contrast(plan)
+    return plan
+
+
+def _grid(grid, factors, at):
+    """The combinations of a grid, {factor: level} with all factors."""
+    fraction = grid.pop("fraction", 1)
+    if type(fraction) is not int or fraction < 1:
+        raise UserError(f"{at}: fraction = {fraction!r} must be a whole number from 1")
+    for name in grid:
+        if name not in factors:
+            raise UserError(f"{at}: there is no factor {name!r}; there are {', '.join(factors)}")
+    chosen = []
+    for name, levels in factors.items():
+        wanted = tuple(grid.get(name, ALL if name == NETWORK else tuple(levels)[:1]))
+        wanted = tuple(levels) if wanted == ALL else wanted
+        for level in wanted:
+            if level not in levels:
+                raise UserError(f"{at}: {name} has no level {level!r}; it has {', '.join(levels)}")
+        chosen.append(wanted)
+    places = itertools.product(*(range(len(levels)) for levels in chosen))
+    for place in places:
+        if sum(place) % fraction == 0:
+            yield {name: levels[i] for name, levels, i in zip(factors, chosen, place, strict=True)}
+
+
+def _config(levels, factors):
+    """The network's config with what each of the other levels changes."""
+    config = factors[NETWORK][levels[NETWORK]]
+    for name, level in list(levels.items())[1:]:
+        with _named(f"factors[{name!r}][{level!r}] with {levels[NETWORK]}"):
+            config = changed(config, factors[name][level])
+    with _named(", ".join(levels.values())):
+        return validate(config)
+
+
+def changed(config, change):
+    """A locked copy of `config` with the nested `change`, or with what a function `change` makes of it."""
+    config = config.copy_and_resolve_references().lock()
+    config.update(change(config) if callable(change) else change)
+    return config
+
+
+@contextlib.contextmanager
+def _named(place):
+    try:
+        yield
+    except Exception as error:  # a study file is Python: whatever its functions raise is the user's to see
+        text = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+        raise UserError(f"{place}: {text}") from error
+
+
+def _check_contrast(plan):
+    if not plan.contrast:
+        return
+    factor, *levels = (*plan.contrast, "", "")[:3]
+    if factor not in plan.factors or any(level not in plan.factors[factor] for level in levels):
+        raise UserError(f"contrast = {plan.contrast!r} must be a factor and two of its levels, ('crop', '512', '769')")
+
+
+def _as_file(text):
+    return re.sub(r"[^\w,=.+-]+", "_", text)

@@ -1,0 +1,350 @@
+"""The report of a study: report.html, table.md, results.csv, and every table as csv/*.csv.
+
+It is made of the results alone, and of what run folders hold of pictures. Scores are mIoU in percent. Every row names
+the levels of its cell, of which the table of conditions says everything.
+"""
+
+import csv
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cropjax.pages import page
+from cropjax.pages.section import Section, Table, hxw
+from cropjax.study import figures
+from cropjax.study.conditions import conditions, warnings
+from cropjax.study.effects import differences, estimate, interactions, main_effects
+from cropjax.study.plan import NETWORK
+from cropjax.study.work import PICTURES
+from cropjax.workdir import commit, write_text
+
+TEST = "test"
+HOW_SURE = (
+    "Intervals are of 95 %, over seeds: t is Student's, of the seeds' means; bootstrap is of the mean of seeds drawn "
+    "with replacement, too narrow where there are three. Two runs are compared that have the same seed, the same test, "
+    "and the same level of everything but the factor. Where t does not leave 0 out, the sign is not known."
+)
+SURE = ("t low", "t high", "bootstrap low", "bootstrap high", "seeds", "pairs")
+
+
+class Found:
+    """The results of a plan's runs: `runs` [(Run, results)], and mIoU in percent {(cell, seed): value}.
+
+    A cell is ((factor, level), ...), the test last.
+    """
+
+    def __init__(self, plan, results):
+        self.plan = plan
+        pairs = [(run, results.get(run)) for run in plan.runs]
+        self.runs = [(run, found) for run, found in pairs if found]
+        self.missing = [
+            run.name for run, found in pairs if not found or set(plan.tests_of(run.cell)) - set(found["tests"])
+        ]
+        self.scores = self.values(lambda one: one["miou"])
+        self.factors = {name: levels for name, levels in plan.factors.items() if name in plan.varied()}
+        self.cells = list(dict.fromkeys(cell for cell, _ in self.scores))
+
+    def values(self, what):
+        """{(cell, seed): 100 times `what` of one test's results}; what is None is left out."""
+        return {
+            ((*run.cell.levels.items(), (TEST, test)), run.seed): 100 * value
+            for run, found in self.runs
+            for test, one in found["tests"].items()
+            if test in self.plan.tests and (value := what(one)) is not None
+        }
+
+    def of(self, scores=None, **levels):
+        """Those scores whose cells have these levels."""
+        scores = self.scores if scores is None else scores
+        return {key: value for key, value in scores.items() if levels.items() <= dict(key[0]).items()}
+
+    def columns(self):
+        """What tells cells apart: the network and the factors that vary."""
+        return (NETWORK, *(name for name in self.factors if name != NETWORK))
+
+    def levels(self, cell):
+        """The levels of a cell, or a context, in the order of `columns`; a factor that it leaves open is blank."""
+        return tuple(dict(cell).get(name, "") for name in self.columns())
+
+
+def write_report(plan, results, workdir, *, size, images):
+    """Writes the report into `workdir`; nothing but a word where there are no results yet."""
+    found = Found(plan, results)
+    if not found.scores:
+        print(f"{workdir}: no results yet, and no report")
+        return
+    sections = [
+        *contrast(found),
+        everything(found),
+        effects(found),
+        *interplay(found),
+        curves(found),
+        *by_class(found),
+        *by_place(found),
+        *panels(found, workdir),
+        all_conditions(found, size, images),
+    ]
+    machines = sorted({_machine(result) for _, result in found.runs})
+    commits = sorted({result["provenance"].get("commit") or "unknown" for _, result in found.runs})
+    facts = {
+        "runs": f"{len(found.runs)} of {len(plan.runs)}, {len(plan.seeds)} seeds a cell",
+        "missing": ", ".join(found.missing) or "nothing",
+        "data": f"{plan.cells[0].config.data.source}, {images} training images of {hxw(size)}",
+        "trained on": "; ".join(machines),
+        "code of the runs": ", ".join(commits),
+        "code of this page": commit() or "no checkout",
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    page.write(workdir, plan.title, facts, sections, markdown="table.md")
+    write_text(workdir / "results.csv", as_csv(found))
+    print(f"{workdir / 'report.html'}: {len(found.runs)} of {len(plan.runs)} runs")
+
+
+def _machine(result):
+    devices = result["provenance"]["devices"]
+    return f"{devices['count']} x {devices['kind']}"
+
+
+# ------------------------------------------------------------------------------------------------------------- sections
+def contrast(found):
+    """The study's own table: two levels of a factor and their difference, with what others say beside it."""
+    if not found.plan.contrast:
+        return
+    factor, low, high = found.plan.contrast
+    rows = []
+    for context in dict.fromkeys(_without(cell, factor) for cell in found.cells):
+        at = [_by_seed(found.scores, _with(context, factor, level)) for level in (low, high)]
+        one = estimate({((), seed): at[1][seed] - at[0][seed] for seed in at[0].keys() & at[1].keys()})
+        published = _published(found.plan, context, factor, (low, high))
+        if one or any(at):
+            rows.append(
+                (*_levels(found, context, factor), dict(context)[TEST], *map(_mean, at), *_sure(one), published)
+            )
+    names = [name for name in found.columns() if name != factor]
+    columns = (*names, TEST, f"{factor} {low}", f"{factor} {high}", "difference", *SURE[:-1], "published")
+    words = f"Mean mIoU over seeds, in percent, at {factor} {low} and {high}. {HOW_SURE}"
+    table = Table("contrast", columns, tuple(rows))
+    drawn = figures.differences(found, factor, low, high)
+    yield Section(
+        f"{factor.capitalize()} {low} and {high}",
+        words,
+        (table,),
+        drawn,
+        f"Every pair of runs that differ in {factor} alone is a dot; the line is Student's interval over seeds.",
+    )
+
+
+def everything(found):
+    """Every cell under every test."""
+    tests = [test for test in found.plan.tests if found.of(**{TEST: test})]
+    rows = []
+    for cell in dict.fromkeys(_without(cell, TEST) for cell in found.cells):
+        scores = [_by_seed(found.scores, (*cell, (TEST, test))) for test in tests]
+        seeds = len(set().union(*scores))
+        rows.append((*found.levels(cell), seeds, *(_spread(values) for values in scores)))
+    words = (
+        "Mean mIoU over seeds in percent ± standard deviation of one run (n - 1), of the last checkpoint, for every "
+        "trained cell (rows) under every test (columns)."
+    )
+    table = Table("every_cell_and_test", (*found.columns(), "seeds", *tests), tuple(rows))
+    return Section("Every cell under every test", words, (table,), *figures.matrix(found, tests))
+
+
+def effects(found):
+    """What each factor is worth, network by network and test by test, and what each test is worth."""
+    rows = []
+    for network in found.factors.get(NETWORK, found.plan.factors[NETWORK]):
+        own = found.of(network=network)
+        factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
+        for test in found.plan.tests:
+            tested = found.of(own, **{TEST: test})
+            rows += [(network, test, *effect) for effect in _effects(tested, factors)]
+        rows += [(network, "", *effect) for effect in _effects(own, {TEST: tuple(found.plan.tests)})]
+    words = (
+        "By how much mIoU, in points, is higher at the second level than at the first, over all cells that differ in "
+        f"nothing else. {HOW_SURE}"
+    )
+    columns = (NETWORK, TEST, "factor", "from", "to", "effect", *SURE)
+    return Section("What each factor is worth", words, (Table("effects", columns, tuple(rows)),))
+
+
+def interplay(found):
+    """By how much one factor's effect changes with another."""
+    rows = []
+    factors = {name: found.factors[name] for name in found.factors}
+    for test in found.plan.tests:
+        for first, firsts, second, seconds, one in interactions(found.of(**{TEST: test}), factors):
+            rows.append(
+                (test, f"{second} {' to '.join(seconds)}", f"{first} {' to '.join(firsts)}", *_sure(one), one.pairs)
+            )
+    if rows:
+        words = (
+            "By how many points an effect (second column) is larger at the second level of another factor (third "
+            f"column) than at the first. {HOW_SURE}"
+        )
+        columns = (TEST, "effect of", "when", "larger by", *SURE)
+        yield Section("What factors do together", words, (Table("interactions", columns, tuple(rows)),))
+
+
+def curves(found):
+    """Loss and score while they learnt."""
+    words = "Validation mIoU of the test of training, and the training loss, over the steps; a thin line a run."
+    return Section(
+        "Learning curves", words, (), figures.curves(found), "One colour a cell; the thick line is their mean."
+    )
+
+
+def by_class(found):
+    """What the contrast is for each class."""
+    if not found.plan.contrast:
+        return
+    factor, low, high = found.plan.contrast
+    classes = list(next(iter(found.runs[0][1]["tests"].values()))["iou"])
+    rows = []
+    for network in found.plan.factors[NETWORK]:
+        for test in found.plan.tests:
+            for name in classes:
+                values = found.of(found.values(lambda one, name=name: one["iou"][name]), network=network, test=test)
+                one = estimate(differences(values, factor, low, high))
+                if one:
+                    rows.append((network, test, name, *_sure(one), one.pairs))
+    words = f"IoU of each class at {factor} {high} less that at {low}, in points, over all other factors. {HOW_SURE}"
+    table = Table("classes", (NETWORK, TEST, "class", "difference", *SURE), tuple(rows))
+    yield Section("Class by class", words, (table,))
+
+
+def by_place(found):
+    """The contrast by the size of objects and the distance to the image border."""
+    if not found.plan.contrast:
+        return
+    factor, low, high = found.plan.contrast
+    rows = []
+    kinds = {"segments": "pixels of a segment", "border_distance": "pixels to the image border"}
+    for network in found.plan.factors[NETWORK]:
+        for test in found.plan.tests:
+            for kind, what in kinds.items():
+                for start in _starts(found, kind):
+                    values = found.values(lambda one, kind=kind, start=start: _share(one[kind], start))
+                    one = estimate(differences(found.of(values, network=network, test=test), factor, low, high))
+                    if one:
+                        rows.append((network, test, what, start, *_sure(one), one.pairs))
+    words = (
+        f"Share of right pixels at {factor} {high} less that at {low}, in points: in the label's connected segments by "
+        f"their size, and by the distance to the image border. A row holds what is `from` or more. {HOW_SURE}"
+    )
+    table = Table("places", (NETWORK, TEST, "by", "from", "difference", *SURE), tuple(rows))
+    drawn = figures.places(rows)
+    yield Section("By size and place", words, (table,), drawn, "Means over pairs; the bands are Student's intervals.")
+
+
+def panels(found, workdir):
+    """Pictures of the first seed of each cell, where its run folder is here."""
+    shown = [(run, Path(workdir, run.name, PICTURES)) for run, _ in found.runs if run.seed == found.plan.seeds[0]]
+    shown = [(run.cell.text(found.columns()), path) for run, path in shown if path.is_file()]
+    if shown:
+        words = "Validation images, their labels, and what each cell's first seed says of them under the first test."
+        yield Section("What they see", words, (), figures.pictures(shown), "Image, label, prediction.")
+
+
+def all_conditions(found, size, images):
+    """Everything that training and tests were, and what comparisons mix up."""
+    cells = list(dict.fromkeys(run.cell.name for run, _ in found.runs))
+    configs = {run.cell.name: run.cell.config for run, _ in found.runs}
+    each = {name: conditions(configs[name], size, images) for name in cells}
+    names = list(next(iter(each.values())))
+    trained = Table("conditions", ("cell", *names), tuple((cell, *map(str, each[cell].values())) for cell in cells))
+    tests = {
+        (run.cell.levels[NETWORK], test, *map(_how, [one["conditions"]]))
+        for run, result in found.runs
+        for test, one in result["tests"].items()
+    }
+    tested = Table("tests", (NETWORK, TEST, "how"), tuple(sorted(tests)))
+    warned = [(kind, text) for kind, text in warnings(found.plan, size, images)]
+    mixed = Table("mixed_up", ("kind", "what"), tuple(warned))
+    words = (
+        "Every condition of every cell's training, and how each test looks at an image. The last table lists what "
+        "changes along with a factor: a confound is a comparison that cannot be put down to one field."
+    )
+    return Section("Conditions", words, (trained, tested, mixed))
+
+
+# --------------------------------------------------------------------------------------------------------------- pieces
+def as_csv(found):
+    """A row for each run and test, in full precision."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    factors = list(found.plan.factors)
+    writer.writerow([*factors, TEST, "seed", "miou", "macc", "aacc", "mbiou", "steps", "hours", "images_per_second"])
+    for run, result in found.runs:
+        trained = [result["trained"][name] for name in ("steps", "hours", "images_per_second")]
+        for test, one in result["tests"].items():
+            scores = [one[name] for name in ("miou", "macc", "aacc", "mbiou")]
+            writer.writerow([*(run.cell.levels[factor] for factor in factors), test, run.seed, *scores, *trained])
+    return file.getvalue()
+
+
+def _effects(scores, factors):
+    return [(factor, low, high, *_sure(one), one.pairs) for factor, low, high, one in main_effects(scores, factors)]
+
+
+def _sure(one):
+    """Mean, both intervals and the number of seeds of an `Estimate`, or of none."""
+    return (None,) * 6 if one is None else (one.mean, *one.t, *one.bootstrap, len(one.by_seed))
+
+
+def _without(cell, factor):
+    return tuple(pair for pair in cell if pair[0] != factor)
+
+
+def _with(context, factor, level):
+    """The levels of a cell; their order does not matter."""
+    return frozenset((*context, (factor, level)))
+
+
+def _by_seed(scores, levels):
+    levels = frozenset(levels)
+    return {seed: value for (cell, seed), value in scores.items() if frozenset(cell) == levels}
+
+
+def _levels(found, context, factor):
+    return tuple(dict(context)[name] for name in found.columns() if name != factor)
+
+
+def _mean(by_seed):
+    return float(np.mean(list(by_seed.values()))) if by_seed else None
+
+
+def _spread(by_seed):
+    values = list(by_seed.values())
+    if not values:
+        return None
+    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def _published(plan, context, factor, levels):
+    """What others say of the cells of a row, with who says so."""
+    own = dict(context)
+    texts = []
+    for level in levels:
+        for wanted, test, score, who in plan.published:
+            if (test in ("", own[TEST])) and wanted.items() <= (own | {factor: level}).items():
+                texts.append(f"{level}: {score} ({who})")
+    return "; ".join(texts)
+
+
+def _starts(found, kind):
+    return sorted({one["from"] for _, result in found.runs for test in result["tests"].values() for one in test[kind]})
+
+
+def _share(bins, start):
+    return next((one["right"] / one["pixels"] for one in bins if one["from"] == start), None)
+
+
+def _how(about):
+    """One test's conditions in a line."""
+    ((mode, how),) = about["modes"].items()
+    window = "" if how["window"] is None else ", windows {}x{}, every {} and {}".format(*how["window"], *how["stride"])
+    return f"{mode}{window}; {' '.join(about['notes'])}"

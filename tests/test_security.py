@@ -36,6 +36,7 @@ from cropjax.data.labels import CAMVID
 from cropjax.data.sources import FILES, CamVid, Cityscapes
 from cropjax.errors import UserError
 from cropjax.pages.figure import draw
+from cropjax.pages.page import as_html
 from cropjax.pages.section import Section, Table
 from cropjax.step import split_model
 from cropjax.train import train

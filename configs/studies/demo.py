@@ -38,7 +38,7 @@ def get_config():
     study.tests = {
         "whole": {},
         "slide 64": dict(eval=dict(modes=("slide",))),
-        "whole, pools of 64": dict(eval=dict(pool_window=(64, 64))),
+        "pools of 64": dict(eval=dict(pool_window=(64, 64))),
     }
     study.contrast = ("crop", "64", "96")
     return study

@@ -69,7 +69,7 @@ def curves(found):
     """Score and loss over the steps, one colour a cell, a thin line a run."""
     cells = {}
     for run, result in found.runs:
-        cells.setdefault(run.cell.text(found.columns()), []).append(result["trained"])
+        cells.setdefault(run.cell.name, []).append(result["trained"])
 
     def paint(axes):
         for axis, kind in zip(axes[:, 0], ("scores", "losses"), strict=True):

@@ -49,24 +49,15 @@ def new_study(title):
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination of levels: `levels` {factor: level}, the network among them, and the config that they make."""
+    """One combination of levels: `levels` {factor: level}, the network among them, and the config that they make.
+
+    `name` is what its folder is called, PSPNet,crop=256,batch=8: the levels that are no bases, so that a factor that
+    comes later to a study leaves the names of what was run.
+    """
 
     levels: dict
     config: ConfigDict
-
-    @property
-    def name(self):
-        """As a folder: PSPNet,crop=168,batch=2."""
-        network, *rest = self.levels.items()
-        return _as_file(",".join([network[1], *(f"{factor}={level}" for factor, level in rest)]))
-
-    def text(self, factors):
-        """The levels of `factors` in one line."""
-        return ", ".join(
-            level if factor == NETWORK else f"{factor} {level}"
-            for factor, level in self.levels.items()
-            if factor in factors
-        )
+    name: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +131,7 @@ def read_plan(study):
             cells.setdefault(tuple(levels.items()), levels)
     if not cells:
         raise UserError("grids is empty: name what is to be run, as ({'network': ALL, 'crop': ALL},)")
-    cells = [Cell(levels, _config(levels, factors)) for levels in cells.values()]
+    cells = [Cell(levels, _config(levels, factors), _name(levels, factors)) for levels in cells.values()]
     names = {}
     for cell in cells:
         other = names.setdefault(cell.name, cell)
@@ -158,7 +149,8 @@ def read_plan(study):
     for cell in cells:
         for test, config in plan.tests_of(cell).items():
             with _named(f"tests[{test!r}] of {cell.name}"):
-                validate(config)
+                if len(validate(config).eval.modes) > 1:
+                    raise UserError(f"eval.modes = {config.eval.modes!r} must be one mode, as ('whole',)")
     _check_contrast(plan)
     return plan
 
@@ -195,6 +187,12 @@ def _config(levels, factors):
         return validate(config)
 
 
+def _name(levels, factors):
+    network, *rest = levels.items()
+    changed = [f"{factor}={level}" for factor, level in rest if level != next(iter(factors[factor]))]
+    return re.sub(r"[^\w,=.+-]+", "_", ",".join([network[1], *(changed or ["base"])]))
+
+
 def changed(config, change):
     """A locked copy of `config` with the nested `change`, or with what a function `change` makes of it."""
     config = config.copy_and_resolve_references().lock()
@@ -217,7 +215,3 @@ def _check_contrast(plan):
     factor, *levels = (*plan.contrast, "", "")[:3]
     if factor not in plan.factors or any(level not in plan.factors[factor] for level in levels):
         raise UserError(f"contrast = {plan.contrast!r} must be a factor and two of its levels, ('crop', '512', '769')")
-
-
-def _as_file(text):
-    return re.sub(r"[^\w,=.+-]+", "_", text)

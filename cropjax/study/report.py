@@ -243,7 +243,7 @@ def by_place(found):
 def panels(found, workdir):
     """Pictures of the first seed of each cell, where its run folder is here."""
     shown = [(run, Path(workdir, run.name, PICTURES)) for run, _ in found.runs if run.seed == found.plan.seeds[0]]
-    shown = [(run.cell.text(found.columns()), path) for run, path in shown if path.is_file()]
+    shown = [(run.cell.name, path) for run, path in shown if path.is_file()]
     if shown:
         words = "Validation images, their labels, and what each cell's first seed says of them under the first test."
         yield Section("What they see", words, (), figures.pictures(shown), "Image, label, prediction.")

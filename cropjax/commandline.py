@@ -7,7 +7,6 @@ status 0, as a finished one does, or with what CROPJAX_SAVED_STATUS says, by whi
 import contextlib
 import errno
 import os
-import re
 import stat
 import sys
 import traceback
@@ -17,7 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cropjax import distributed
-from cropjax.errors import Stopped, UserError
+from cropjax.errors import Stopped, UserError, one_line
 
 OF_THE_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
@@ -90,7 +89,7 @@ def _parse_flags(argv, takes_arguments):
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(one_line(error)) from error
     if (len(rest) > 1 and not takes_arguments) or CONFIG.present or WORKDIR.present:
         raise UserError(f"cannot use {' '.join(argv[1:])}: this command has flags of its own, see --help")
     return rest
@@ -129,14 +128,14 @@ def _what_is_wrong_with(name):
     try:
         yield
     except (UserError, flags.Error) as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(one_line(error)) from error
     except OSError as error:
         file = config_flags.get_config_filename(flags.FLAGS[name])
         raise UserError(f"--{name}: cannot read {file}; the files that come with us are in configs/") from error
     except SyntaxError as error:
         raise UserError(f"--{name}: {error.filename}:{error.lineno}: {error.msg}") from error
     except Exception as error:  # the config file is Python: whatever it raises is the user's to see
-        raise UserError(f"--{name}: {_where(error)}{_one_line(error)}") from error
+        raise UserError(f"--{name}: {_where(error)}{one_line(error)}") from error
 
 
 def _start(command, joins, read, arguments=None):
@@ -181,15 +180,6 @@ def config_name(path):
     """What a run is called: the stem of `configs/demo.py`, and `demo_segnext` of `configs/demo.py:segnext`."""
     file, _, argument = path.partition(":")
     return Path(file).stem + (f"_{argument}" if argument else "")
-
-
-def _one_line(error):
-    text = str(error.args[0]) if error.args else type(error).__name__
-    meant = re.search(r'Did you mean \\?"(\w+)', text)
-    unknown = re.search(r"""["'](\w+)\\?["']""", text)
-    if isinstance(error, AttributeError | KeyError) and unknown:
-        return f"there is no field {unknown[1]!r}" + (f"; did you mean {meant[1]!r}?" if meant else "")
-    return " ".join(text.split())
 
 
 def _where(error):

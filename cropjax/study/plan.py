@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from cropjax.errors import UserError
+from cropjax.errors import UserError, one_line
 from cropjax.validation import validate
 
 ALL = ("*",)  # of a grid: every level of a factor
@@ -95,9 +95,15 @@ class Plan:
 
     def tests_of(self, cell):
         """{test: config} of those that make sense for the cell's network: pooled windows are for networks that pool."""
-        configs = {name: changed(cell.config, change) for name, change in self.tests.items()}
-        pools = "pool_norm" in cell.config.model.head
-        return {name: config for name, config in configs.items() if pools or not config.eval.pool_window}
+        configs = {}
+        for name, change in self.tests.items():
+            with _named(f"tests[{name!r}] of {cell.name}"):
+                config = changed(cell.config, change)
+                if "pool_norm" in config.model.head or not config.eval.pool_window:
+                    configs[name] = validate(config)
+                if len(config.eval.modes) > 1:
+                    raise UserError(f"eval.modes = {config.eval.modes!r} must be one mode, as ('whole',)")
+        return configs
 
     def varied(self, cells=None):
         """The factors of which `cells` have more than one level."""
@@ -147,10 +153,7 @@ def read_plan(study):
         tuple((dict(levels), *rest) for levels, *rest in study.published),
     )
     for cell in cells:
-        for test, config in plan.tests_of(cell).items():
-            with _named(f"tests[{test!r}] of {cell.name}"):
-                if len(validate(config).eval.modes) > 1:
-                    raise UserError(f"eval.modes = {config.eval.modes!r} must be one mode, as ('whole',)")
+        plan.tests_of(cell)
     _check_contrast(plan)
     return plan
 
@@ -205,8 +208,7 @@ def _named(place):
     try:
         yield
     except Exception as error:  # a study file is Python: whatever its functions raise is the user's to see
-        text = " ".join(str(error.args[0] if error.args else type(error).__name__).split())
-        raise UserError(f"{place}: {text}") from error
+        raise UserError(f"{place}: {one_line(error)}") from error
 
 
 def _check_contrast(plan):

@@ -1,0 +1,108 @@
+"""Effects and their intervals: against what was put into the numbers, and against other ways to reckon them."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from cropjax.study.effects import bootstrap, differences, estimate, interactions, main_effects, student
+
+FACTORS = {"crop": ("small", "large"), "batch": ("2", "4", "8")}
+SEEDS = range(3)
+
+
+def values(score):
+    """{(cell, seed): score} of the whole grid."""
+    cells = [tuple(zip(FACTORS, levels, strict=True)) for levels in itertools.product(*FACTORS.values())]
+    return {(cell, seed): score(dict(cell), seed) for cell in cells for seed in SEEDS}
+
+
+def test_what_is_additive_comes_out_and_nothing_else():
+    gain = {"2": 0.0, "4": 1.5, "8": 2.0}
+    found = values(lambda cell, seed: 50 + 3 * (cell["crop"] == "large") + gain[cell["batch"]] + 10 * seed)
+    effects = {effect[:3]: effect[3] for effect in main_effects(found, FACTORS)}
+    assert {name: round(one.mean, 9) for name, one in effects.items()} == {
+        ("crop", "small", "large"): 3.0,
+        ("batch", "2", "4"): 1.5,
+        ("batch", "2", "8"): 2.0,
+        ("batch", "4", "8"): 0.5,
+    }
+    assert effects["crop", "small", "large"].pairs == 9
+    for one in effects.values():  # what a seed has in all its runs is not noise
+        np.testing.assert_allclose(one.t, one.mean)
+        assert one.is_clear
+    for *_, one in interactions(found, FACTORS):
+        assert abs(one.mean) < 1e-9
+
+
+def test_an_interaction_comes_out():
+    found = values(lambda cell, seed: 4.0 * (cell["crop"] == "large" and cell["batch"] == "8") + seed)
+    by_name = {
+        (first, pair, second, other): one.mean for first, pair, second, other, one in interactions(found, FACTORS)
+    }
+    assert by_name == {
+        ("crop", ("small", "large"), "batch", ("2", "4")): 0.0,
+        ("crop", ("small", "large"), "batch", ("2", "8")): 4.0,
+        ("crop", ("small", "large"), "batch", ("4", "8")): 4.0,
+    }
+
+
+def test_runs_without_a_partner_count_for_nothing():
+    found = values(lambda cell, seed: float(seed))
+    large = [key for key in found if dict(key[0])["crop"] == "large"]
+    for key in large[1:]:
+        del found[key]
+    pairs = differences(found, "crop", "small", "large")
+    assert pairs == {((("batch", "2"),), 0): 0.0}
+    assert estimate(pairs).pairs == 1
+    assert all(map(math.isnan, estimate(pairs).t))
+    assert not estimate(pairs).is_clear
+    assert estimate({}) is None
+
+
+def test_seeds_are_compared_over_the_contexts_that_all_have():
+    """A context that one seed lacks would shift that seed's mean."""
+    pairs = {("easy", 0): 1.0, ("easy", 1): 2.0, ("hard", 0): 30.0}
+    assert estimate(pairs).by_seed == {0: 1.0, 1: 2.0}
+    assert estimate({("a", 0): 1.0, ("b", 1): 2.0}).by_seed == {0: 1.0, 1: 2.0}
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))
+def test_students_interval_is_scipys(numbers):
+    if np.std(numbers) < 1e-6:
+        return
+    low, high = stats.t.interval(0.95, len(numbers) - 1, loc=np.mean(numbers), scale=stats.sem(numbers))
+    np.testing.assert_allclose(student(numbers), (low, high), rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=7))
+def test_the_bootstrap_stays_within_the_values_and_around_the_mean(numbers):
+    low, high = bootstrap(numbers)
+    assert min(numbers) - 1e-9 <= low <= np.mean(numbers) + 1e-9
+    assert np.mean(numbers) - 1e-9 <= high <= max(numbers) + 1e-9
+
+
+def test_few_seeds_are_drawn_in_every_way():
+    """27 draws of three: the outermost is the smallest value three times, whose share is more than a fortieth."""
+    assert bootstrap([0.0, 1.0, 5.0]) == pytest.approx((0.65 / 3, 5 - 0.65 * 4 / 3))
+
+
+def test_the_bootstrap_of_many_is_scipys():
+    numbers = np.random.default_rng(0).normal(size=30)
+    one = stats.bootstrap((numbers,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    np.testing.assert_allclose(bootstrap(numbers), one, atol=0.02)
+
+
+def test_intervals_cover_what_they_say():
+    """Student's holds the truth in 95 % of studies of three seeds; the bootstrap in far fewer, as its page says."""
+    rng, hits = np.random.default_rng(0), {student: 0, bootstrap: 0}
+    for numbers in rng.normal(size=(2000, 3)):
+        for interval in hits:
+            low, high = interval(numbers)
+            hits[interval] += low <= 0 <= high
+    assert 0.935 < hits[student] / 2000 < 0.965
+    assert hits[bootstrap] / 2000 < 0.85

@@ -1,0 +1,124 @@
+"""The report says what was put into the results, with its conditions, and what is missing."""
+
+import csv
+import re
+
+import pytest
+from study_results import make_results, small_plan
+
+from cropjax.study.report import Found, write_report
+from cropjax.study.results import Results
+
+GAIN = {"PSPNet": 8, "SegFormer": 2}  # rows of 32 that are right at crop 49 and not at 33
+MISSING = "SegFormer,crop=49,batch=2/seed_2"
+
+
+def share(levels, seed, test):
+    rows = 12 + seed + GAIN[levels["network"]] * (levels["crop"] == "49") + 2 * (levels["batch"] == "4")
+    return (rows + (test == "pools")) / 32
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder, plan = tmp_path_factory.mktemp("study"), small_plan()
+    results = Results(folder / "results")
+    make_results(plan, results, share, skip=(MISSING,))
+    write_report(plan, results, folder, size=(32, 64), images=6)
+    return folder, plan, results
+
+
+def rows(folder, name):
+    with (folder / "csv" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_studys_own_table_comes_first(made):
+    folder, _, _ = made
+    page = (folder / "report.html").read_text()
+    assert re.findall("<h2[^>]*>(.*?)</h2>", page)[0] == "Crop 33 and 49"
+    row = next(
+        row
+        for row in rows(folder, "contrast")
+        if (row["network"], row["batch"], row["test"]) == ("PSPNet", "4", "whole")
+    )
+    low, high = float(row["crop 33"]), float(row["crop 49"])
+    assert float(row["difference"]) == pytest.approx(high - low)
+    assert row["seeds"] == "3"
+    assert row["published"] == "33: 57.64 (somebody, one run)"
+
+
+def test_effects_are_those_that_were_put_in(made):
+    folder, _, _ = made
+    found = {
+        (row["network"], row["test"], row["factor"], row["from"], row["to"]): row for row in rows(folder, "effects")
+    }
+    crop = found["PSPNet", "whole", "crop", "33", "49"]
+    mean = {network: float(found[network, "whole", "crop", "33", "49"]["effect"]) for network in GAIN}
+    assert mean["PSPNet"] / mean["SegFormer"] == pytest.approx(GAIN["PSPNet"] / GAIN["SegFormer"], rel=0.05)
+    assert float(crop["t low"]) <= float(crop["bootstrap low"]) <= float(crop["effect"]) <= float(crop["t high"])
+    assert crop["pairs"] == "6"
+    pools = found["PSPNet", "", "test", "whole", "pools"]
+    assert float(pools["effect"]) > 0
+    assert float(found["PSPNet", "", "test", "whole", "slide"]["effect"]) == 0
+
+
+def test_every_number_has_its_conditions(made):
+    folder, plan, _ = made
+    cells = [row["cell"] for row in rows(folder, "conditions")]
+    assert cells == [cell.name for cell in plan.cells]
+    assert {row["network"] for row in rows(folder, "every_cell_and_test")} == {"PSPNet", "SegFormer"}
+    tests = {(row["network"], row["test"]): row["how"] for row in rows(folder, "tests")}
+    assert "windows 32x32, every 16 and 16" in tests["SegFormer", "slide"]
+    assert "Pooled branches see 32 x 32 pixels" in tests["PSPNet", "pools"]
+    assert ("SegFormer", "pools") not in tests
+
+
+def test_what_is_missing_is_said(made):
+    folder, _, _ = made
+    page = (folder / "report.html").read_text()
+    assert "23 of 24" in page
+    assert MISSING in page
+    assert "SegFormer" in page
+
+
+def test_results_csv_has_every_run_and_test_in_full(made):
+    folder, plan, results = made
+    with (folder / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 12 * 3 + 11 * 2
+    (run,) = [run for run in plan.runs if run.name == "PSPNet,base/seed_1"]
+    stored = results.get(run)["tests"]["slide"]["miou"]
+    (line,) = [
+        line
+        for line in lines
+        if (line["network"], line["crop"], line["batch"], line["seed"], line["test"])
+        == ("PSPNet", "33", "4", "1", "slide")
+    ]
+    assert float(line["miou"]) == stored
+
+
+def test_the_page_needs_nothing_else_and_escapes_names(made):
+    folder, _, _ = made
+    page = (folder / "report.html").read_text()
+    assert "A study &lt;in&gt; small" in page
+    assert "<in>" not in page
+    assert not re.search(r'(?:src|href)="(?!data:|#|csv/)', page)
+    assert page.count("<svg") >= 4
+    assert (folder / "table.md").read_text().startswith("# A study")
+
+
+def test_without_results_there_is_no_report(tmp_path, capsys):
+    write_report(small_plan(), Results(tmp_path / "results"), tmp_path, size=(32, 64), images=6)
+    assert "no results yet" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    plan = small_plan()
+    results = Results(tmp_path / "results")
+    make_results(plan, results, share, skip=[run.name for run in plan.runs if run.seed])
+    write_report(plan, results, tmp_path, size=(32, 64), images=6)
+    row = rows(tmp_path, "contrast")[0]
+    assert row["seeds"] == "1"
+    assert row["t low"] in ("nan", "")
+    assert Found(plan, results).missing

@@ -1,0 +1,57 @@
+"""Results: whose they are, what they lack, and that another config's are not taken."""
+
+import pytest
+from study_results import make_results, small_plan, small_study
+
+from cropjax.errors import UserError
+from cropjax.study.plan import read_plan
+from cropjax.study.results import Results
+
+
+@pytest.fixture
+def made(tmp_path):
+    plan, results = small_plan(), Results(tmp_path)
+    make_results(plan, results, lambda *_: 0.5, skip=[run.name for run in plan.runs[1:]])
+    return plan, results
+
+
+def test_a_run_has_what_its_file_has(made):
+    plan, results = made
+    first, second = plan.runs[:2]
+    assert results.get(first)["seed"] == 0
+    assert results.lacks(first, plan.tests_of(first.cell)) == []
+    assert results.lacks(first, ("whole", "more")) == ["more"]
+    assert results.get(second) is None
+    assert results.lacks(second, ("whole", "slide")) == ["whole", "slide"]
+
+
+def test_results_of_another_config_are_not_taken(made):
+    _, results = made
+    study = small_study()
+    study.networks["PSPNet"].optim.lr = 0.5
+    run = read_plan(study).runs[0]
+    with pytest.raises(UserError, match=r"seed_0.json is of a run with another optim.lr, 0.01 where the study has 0.5"):
+        results.get(run)
+
+
+def test_where_the_data_are_and_how_tests_look_does_not_matter(made):
+    _, results = made
+    study = small_study()
+    study.networks["PSPNet"].data.root = "/elsewhere"
+    study.networks["PSPNet"].eval.every = 7
+    assert results.get(read_plan(study).runs[0])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"fields": 3}', "\udcff"])
+def test_a_damaged_file_is_named(made, text):
+    plan, results = made
+    results.path(plan.runs[0]).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"seed_0.json is damaged"):
+        results.get(plan.runs[0])
+
+
+def test_no_place_of_a_machine_is_kept(made):
+    plan, results = made
+    text = results.path(plan.runs[0]).read_text()
+    assert "data.root" not in text
+    assert "command" not in text

@@ -12,7 +12,7 @@ from cropjax.errors import UserError
 from cropjax.evaluate import evaluate, summarize
 from cropjax.host_memory import StepMemory
 from cropjax.panels import contact_sheet
-from cropjax.step import TrainMetrics
+from cropjax.step import TrainMetrics, run_key
 
 
 class NotFiniteError(UserError):
@@ -67,7 +67,7 @@ class Loop:
         self.best_score, self.best_step = best
         self.writer, self.progress, self.began, self.say = writer, progress, began, say
         self.total, self.scores = config.train.steps, None
-        self._merge = jax.jit(TrainMetrics.merge)
+        self._merge, self._key = jax.jit(TrainMetrics.merge), run_key(config.seed, mesh)
         # What was measured since the last log line, after which step that was and when, and records passed over since.
         self._window, self._window_start, self._window_time, self._skipped = None, start, 0.0, 0
 
@@ -117,10 +117,10 @@ class Loop:
     def _first_step(self, jitted_step):
         with self._pause():
             batch, self._skipped = next(self.batches)
-            self._train_step = jitted_step.lower(self.state, batch).compile()
+            self._train_step = jitted_step.lower(self.state, batch, self._key).compile()
             self._memory = StepMemory(self._train_step)
             self.say(f"first step starts after {time.monotonic() - self.began:.1f} s")
-            self.state, self._window = jax.block_until_ready(self._train_step(self.state, batch))
+            self.state, self._window = jax.block_until_ready(self._train_step(self.state, batch, self._key))
             self._memory.give_back()
         self.say(f"first step done after {time.monotonic() - self.began:.1f} s")
 
@@ -129,7 +129,7 @@ class Loop:
         self._skipped += skipped
         # A step waits for nothing that comes from the host or goes to it, but for its batch.
         with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard("disallow"):
-            self.state, report = self._train_step(self.state, batch)
+            self.state, report = self._train_step(self.state, batch, self._key)
         jax.block_until_ready(self._window)  # of the step before: one step runs, one waits, no more
         self._window = report if self._window is None else self._merge(self._window, report)
         self._memory.after_step()

@@ -112,8 +112,16 @@ def segmentation_loss(model, images, labels, *, key, objective, auxiliary_weight
     return decode + auxiliary, {"loss_decode": decode, "loss_auxiliary": auxiliary, "accuracy": accuracy}
 
 
+def run_key(seed, mesh):
+    """What all draws of a run's steps come from, on every device of `mesh`.
+
+    An argument of the step and no constant: runs that differ in their seed share its program.
+    """
+    return jax.device_put(jax.random.key(seed), replicated(mesh))
+
+
 def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), template=None):
-    """The jitted `(state, batch) -> (state, TrainMetrics)`; the state is donated.
+    """The jitted `(state, batch, key) -> (state, TrainMetrics)`; the state is donated, and `key` is that of `run_key`.
 
     `class_weights`, one a class, are those of `config.loss` unless given. The new state is placed as in `template`, of
     `abstract_state`, or replicated.
@@ -125,7 +133,6 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
     """
     objective = build_objective(config, class_weights, in_bands=mesh.shape["space"] == 1)
     dtype = jnp.dtype(config.train.dtype)
-    base_key = jax.random.key(config.seed)
 
     def loss(params, batch_stats, batch, key, share=1):
         model = merge_model(graph, {"params": params, "batch_stats": batch_stats})
@@ -164,8 +171,8 @@ def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), 
         )[0]
         return grads, (found, jax.tree.map(jnp.add, batch_stats, moves))
 
-    def step(state, batch):
-        key = jax.random.fold_in(base_key, state["step"])
+    def step(state, batch, key):
+        key = jax.random.fold_in(key, state["step"])
         network = gradient if config.train.accumulate == 1 else in_turn
         grads, (found, stats) = network(state["params"], state["batch_stats"], batch, key)
         updates, opt_state = direction.update(grads, state["opt_state"], state["params"])

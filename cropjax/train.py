@@ -72,7 +72,8 @@ def initial_weights(weights, config, say):
 
 def check_step(train_step, template, config, mesh):
     """Traces the step on shapes alone, so that a size that cannot work raises before anything is written."""
-    train_step.eval_shape(template, batch_form(config.train.batch_size, mesh, **example_form(config)))
+    batch = batch_form(config.train.batch_size, mesh, **example_form(config))
+    train_step.eval_shape(template, batch, jax.random.key(config.seed))
 
 
 def place(batch, mesh):

@@ -32,7 +32,7 @@ from cropjax.losses.cross_entropy import BAND_BYTES
 from cropjax.models import segnext
 from cropjax.ops.nmf import draw_bases
 from cropjax.sharding import place_batch
-from cropjax.step import abstract_state, create_state, make_train_step, split_model
+from cropjax.step import abstract_state, create_state, make_train_step, run_key, split_model
 
 # A device that waits for the others holds a thread for each exchange it has begun. XLA has a thread a device, unless
 # told otherwise before it starts: one device with two of them left none for the last, and all waited for ever.
@@ -78,9 +78,10 @@ def trainer(config, shape, dtype):
     def run(batches):
         state = create_state(weights, direction, mesh, **form)
         losses, placed = [], [place_batch(ours(batch, mesh), mesh) for batch in batches]
-        program = step.lower(state, placed[0]).compile()
+        key = run_key(config.seed, mesh)
+        program = step.lower(state, placed[0], key).compile()
         for batch in placed:
-            state, report = program(state, batch)
+            state, report = program(state, batch, key)
             losses.append(float(report.loss.compute()))
         moved = jax.tree.map(lambda new, old: np.asarray(new) - old, {k: state[k] for k in start}, start)
         moved = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(moved)}

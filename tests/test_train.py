@@ -23,7 +23,7 @@ from cropjax.errors import Stopped, UserError
 from cropjax.loop import NotFiniteError
 from cropjax.panels import GAP
 from cropjax.sharding import make_mesh, place_batch
-from cropjax.step import abstract_state, create_state, make_train_step, split_model
+from cropjax.step import abstract_state, create_state, make_train_step, run_key, split_model
 from cropjax.train import train
 
 
@@ -139,7 +139,7 @@ def test_one_batch_is_learnt_by_heart(network):
     batch, losses = place_batch(next(batches), mesh), []
     batches.close()
     for _ in range(config.train.steps):
-        state, report = step(state, batch)
+        state, report = step(state, batch, run_key(config.seed, mesh))
         losses.append(float(report.loss.compute()))
     assert losses[-1] < 0.5 * losses[0], losses
 
@@ -240,11 +240,11 @@ def poison(monkeypatch, bad):
         def compile(self):
             return Poisoned(self._inner.compile())
 
-        def __call__(self, state, batch):
+        def __call__(self, state, batch, key):
             seen.append(jax.device_get(batch["image"]))
             if bad(len(seen)):
                 state = state | {"params": spoilt(state["params"])}
-            return self._inner(state, batch)
+            return self._inner(state, batch, key)
 
     monkeypatch.setattr(train_module, "make_train_step", lambda *args: Poisoned(make(*args)))
     return seen

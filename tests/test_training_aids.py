@@ -24,7 +24,15 @@ from cropjax.loop import outlived
 from cropjax.models.layers import BatchNorm
 from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh, place_batch
-from cropjax.step import create_state, make_train_step, merge_model, segmentation_loss, split_model, weights_of
+from cropjax.step import (
+    create_state,
+    make_train_step,
+    merge_model,
+    run_key,
+    segmentation_loss,
+    split_model,
+    weights_of,
+)
 from cropjax.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -42,7 +50,7 @@ def states(config, count):
     found = [jax.device_get(state)]
     batches = train_batches(build_source(config, "train"), build_augment(config), seed=0, batch_size=4)
     for _ in range(count):
-        state, _ = step(state, place_batch(next(batches), mesh))
+        state, _ = step(state, place_batch(next(batches), mesh), run_key(config.seed, mesh))
         found.append(jax.device_get(state))
     batches.close()
     return found

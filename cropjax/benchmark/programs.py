@@ -19,7 +19,7 @@ from cropjax.inference import Inference
 from cropjax.ops.normalize import normalize
 from cropjax.ops.plain import plain
 from cropjax.sharding import batch_form, make_mesh, place_batch, replicated
-from cropjax.step import abstract_state, create_state, make_train_step, merge_model, split_model
+from cropjax.step import abstract_state, create_state, make_train_step, merge_model, run_key, split_model
 
 
 def _the_same(arguments, result):
@@ -139,14 +139,16 @@ class Programs:
         """The step of training from uint8 images on the device; its state goes on from run to run."""
         step, direction = self._step()
         state = create_state(self.weights, direction, self.mesh)
-        return Program(step, (state, self._placed(batch)), lambda arguments, result: (result[0], arguments[1]))
+        arguments = state, self._placed(batch), run_key(self.config.seed, self.mesh)
+        return Program(step, arguments, lambda arguments, result: (result[0], *arguments[1:]))
 
     def train_forms(self, n, size):
         """The step of training on `n` crops, traced for shapes alone -> `jax.stages.Traced`."""
         step, direction = self._step()
         self._check(n)
         template = abstract_state(self.weights, direction, self.mesh)
-        return step.trace(template, batch_form(n, self.mesh, **example_form(self.config, size)))
+        batch = batch_form(n, self.mesh, **example_form(self.config, size))
+        return step.trace(template, batch, run_key(self.config.seed, self.mesh))
 
     def evaluation(self, batch, mode):
         """Class ids of the batch's uint8 images, from the host and at their size, as evaluation finds them."""

@@ -14,7 +14,7 @@ from absl import flags
 from cropjax import commandline
 from cropjax.errors import UserError
 
-ONLY = flags.DEFINE_list("only", [], "Patterns of the runs to make, as 'PSPNet*,*/seed_0'; default: all.")
+ONLY = flags.DEFINE_multi_string("only", [], "Pattern of the runs to make, as 'PSPNet*' or '*/seed_0'; default: all.")
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Say what the study is, what it costs and what it mixes up.")
 REPORT_ONLY = flags.DEFINE_boolean("report_only", False, "Write the report of what is there, and run nothing.")
 RESULTS = flags.DEFINE_string("results", None, "The folder of the results; default: <workdir>/results.")

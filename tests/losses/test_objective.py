@@ -19,7 +19,7 @@ from cropjax.losses.objective import OF_PIXELS, OF_REGIONS, Objective
 from cropjax.losses.ohem import hard_pixels
 from cropjax.ops.resize import resize_bilinear
 from cropjax.sharding import batch_form, make_mesh
-from cropjax.step import abstract_state, create_state, make_train_step, segmentation_loss, split_model
+from cropjax.step import abstract_state, create_state, make_train_step, run_key, segmentation_loss, split_model
 from cropjax.validation import validate
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compile")
@@ -151,13 +151,13 @@ def test_a_config_trains_with(name):
     step = make_train_step(graph, direction, schedule, config, mesh)
     template = abstract_state(weights, direction, mesh)
     batch = batch_form(4, mesh, **example_form(config))
-    jaxpr = str(step.trace(template, batch).jaxpr)
+    jaxpr = str(step.trace(template, batch, run_key(0, mesh)).jaxpr)
     assert ("sort[" in jaxpr) == (name in ("lovasz", "ohem", "everything"))
     if name == "everything":
         rng = np.random.default_rng(0)
         draws = {key: rng.integers(0, 19, form.shape).astype(form.dtype) for key, form in batch.items()}
         draws["size"][:] = config.data.crop_size
-        _, report = step(create_state(weights, direction, mesh), draws)
+        _, report = step(create_state(weights, direction, mesh), draws, run_key(0, mesh))
         report = report.compute()
         assert 0 < report["loss_decode"] < report["loss"] < 50
         np.testing.assert_allclose(report["loss"], report["loss_decode"] + report["loss_auxiliary"], rtol=1e-6)

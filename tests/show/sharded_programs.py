@@ -26,7 +26,7 @@ from jax.sharding import AxisType, Mesh
 
 from cropjax.config import build_model, build_optimizer, example_form
 from cropjax.sharding import batch_form
-from cropjax.step import abstract_state, make_train_step, split_model
+from cropjax.step import abstract_state, make_train_step, run_key, split_model
 
 ROOT = Path(__file__).parents[2]
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2, "f64": 8, "s64": 8, "u64": 8}
@@ -75,7 +75,8 @@ def compiled(config, shape, crop, batch):
     template = abstract_state(weights, direction, mesh, shard_optimizer=config.optim.shard_state)
     step = make_train_step(graph, direction, schedule, config, mesh, template=template)
     began = time.monotonic()
-    program = step.lower(template, batch_form(batch, mesh, **example_form(config, crop))).compile()
+    form = batch_form(batch, mesh, **example_form(config, crop))
+    program = step.lower(template, form, run_key(config.seed, mesh)).compile()
     state = sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in jax.tree.leaves(template)
     )

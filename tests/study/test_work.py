@@ -1,0 +1,147 @@
+"""A study that really runs: it goes on where it was, tests what it trained, and repeats nothing."""
+
+import json
+import shutil
+
+import pytest
+from tiny import tiny_config
+
+import cropjax.study.work as module
+from cropjax.errors import UserError
+from cropjax.loop import NotFiniteError
+from cropjax.restore import restore_run
+from cropjax.sharding import make_mesh
+from cropjax.study.plan import new_study, read_plan
+from cropjax.study.report import write_report
+from cropjax.study.results import Results
+from cropjax.study.work import Pace, pixels, work
+from cropjax.workdir import locked
+
+
+def plan_of(**changes):
+    study = new_study("Two seeds of one cell")
+    config = tiny_config("pspnet")
+    config.eval.modes = ("whole",)
+    config.train.steps = 2
+    study.networks = {"PSPNet": config}
+    study.grids = ({},)
+    study.seeds = (0, 1)
+    study.tests = {"whole": {}, "pools": dict(eval=dict(pool_window=(32, 32)))}
+    study.update(changes)
+    return read_plan(study)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A study whose first seed was made by one command and its second by another."""
+    folder, plan, said = tmp_path_factory.mktemp("study"), plan_of(), []
+    results = Results(folder / "results")
+    assert work(plan, plan.runs[:1], folder, results, say=said.append) == {}
+    assert results.get(plan.runs[1]) is None
+    assert work(plan, plan.runs, folder, results, say=said.append) == {}
+    return folder, plan, results, said
+
+
+def test_every_run_is_made_once_and_tested_in_every_way(done):
+    folder, plan, results, said = done
+    assert [line.split(",")[1].strip() for line in said] == ["PSPNet", "PSPNet"]
+    for run in plan.runs:
+        found = results.get(run)
+        assert list(found["tests"]) == ["pools", "whole"]
+        assert found["trained"]["steps"] == 2
+        assert found["seed"] == run.seed
+        assert (folder / run.name / "panels.png").stat().st_size > 0
+        step, _, _ = restore_run(run.config, folder / run.name, "latest", make_mesh(data=-1, space=1))
+        assert step == 2
+    scores = [results.get(run)["tests"]["whole"]["aacc"] for run in plan.runs]
+    assert scores[0] != scores[1]
+
+
+def test_a_test_is_what_evaluation_finds(done):
+    folder, plan, results, _ = done
+    run = plan.runs[0]
+    lines = [json.loads(line) for line in (folder / run.name / "metrics.jsonl").read_text().splitlines()]
+    logged = next(line["eval/whole/miou"] for line in lines if "eval/whole/miou" in line)
+    assert results.get(run)["tests"]["whole"]["miou"] == pytest.approx(logged, abs=1e-6)
+
+
+def test_what_is_there_is_not_made_again_wherever_its_folder_is(done, tmp_path, monkeypatch):
+    _, plan, results, _ = done
+    monkeypatch.setattr(module, "train", None)
+    shutil.copytree(results.folder, tmp_path / "results")
+    said = []
+    assert work(plan, plan.runs, tmp_path / "elsewhere", Results(tmp_path / "results"), say=said.append) == {}
+    assert said == []
+
+
+def test_a_test_that_comes_later_is_made_without_training(done, monkeypatch):
+    folder, _, results, _ = done
+    plan = plan_of(tests={"whole": {}, "slide": dict(eval=dict(modes=("slide",)))})
+    trained = module.train
+    monkeypatch.setattr(module, "train", lambda *args: trained(*args) and pytest.fail("it trained again"))
+    assert work(plan, plan.runs[:1], folder, results, say=lambda _: None) == {}
+    assert set(results.get(plan.runs[0])["tests"]) == {"whole", "pools", "slide"}
+
+
+def test_a_run_that_somebody_is_at_is_left_to_them(tmp_path, monkeypatch):
+    plan, made = plan_of(), []
+    monkeypatch.setattr(module, "make", lambda plan, run, *rest: made.append(run.seed))
+    (tmp_path / plan.runs[0].name).mkdir(parents=True)
+    monkeypatch.setattr(module, "locked", _taken(tmp_path / plan.runs[0].name))
+    failed = work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+    assert failed == {"PSPNet,base/seed_0": "another process is at work on it"}
+    assert made == [1]
+
+
+def _taken(folder):
+    def lock(path):
+        if path.parent == folder:
+            raise UserError("taken")
+        return locked(path)
+
+    return lock
+
+
+def test_a_run_that_fails_has_no_results_and_the_others_go_on(tmp_path, monkeypatch):
+    plan, made = plan_of(seeds=(0, 1, 2)), []
+
+    def make(plan, run, *rest):
+        if run.seed == 1:
+            raise NotFiniteError("loss became nan within steps 1...2: lower optim.lr")
+        made.append(run.seed)
+
+    monkeypatch.setattr(module, "make", make)
+    failed = work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+    assert failed == {"PSPNet,base/seed_1": "loss became nan within steps 1...2: lower optim.lr"}
+    assert made == [0, 2]
+
+
+def test_a_users_mistake_ends_the_study(tmp_path, monkeypatch):
+    def make(*args):
+        raise UserError("there are no data")
+
+    monkeypatch.setattr(module, "make", make)
+    plan = plan_of()
+    with pytest.raises(UserError, match="no data"):
+        work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+
+
+def test_time_left_follows_the_pixels_of_each_network(monkeypatch):
+    clock = iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    small, large = dict(data=dict(crop_size=(33, 33))), dict(data=dict(crop_size=(66, 66)))
+    plan = plan_of(factors={"crop": {"33": small, "66": large}}, grids=({"crop": ("33", "66")},), seeds=(0,))
+    pace = Pace(plan.runs)
+    assert pace.left() is None
+    with pace.of(plan.runs[0]):
+        pass
+    assert pixels(plan.cells[0].config) == 2 * 4 * 33 * 33
+    assert pace.left() == pytest.approx(40.0)
+
+
+def test_the_report_of_a_real_study(done):
+    folder, plan, results, _ = done
+    write_report(plan, results, folder, size=(32, 64), images=6)
+    page = (folder / "report.html").read_text()
+    assert "2 of 2" in page
+    assert "data:image/png;base64" in page

@@ -51,8 +51,8 @@ class Found:
         return {
             ((*run.cell.levels.items(), (TEST, test)), run.seed): 100 * value
             for run, found in self.runs
-            for test, one in found["tests"].items()
-            if test in self.plan.tests and (value := what(one)) is not None
+            for test in self.plan.tests
+            if test in found["tests"] and (value := what(found["tests"][test])) is not None
         }
 
     def of(self, scores=None, **levels):
@@ -77,6 +77,7 @@ def write_report(plan, results, workdir, *, size, images):
         return
     sections = [
         *contrast(found),
+        in_short(found),
         everything(found),
         effects(found),
         *interplay(found),
@@ -125,7 +126,7 @@ def contrast(found):
             )
     names = [name for name in found.columns() if name != factor]
     columns = (*names, TEST, f"{factor} {low}", f"{factor} {high}", "difference", *SURE[:-1], "published")
-    words = f"Mean mIoU over seeds, in percent, at {factor} {low} and {high}. {HOW_SURE}"
+    words = f"Mean mIoU over seeds, in percent, at {factor} {low} and {high}."
     table = Table("contrast", columns, tuple(rows))
     drawn = figures.differences(found, factor, low, high)
     yield Section(
@@ -135,6 +136,31 @@ def contrast(found):
         drawn,
         f"Every pair of runs that differ in {factor} alone is a dot; the line is Student's interval over seeds.",
     )
+
+
+def in_short(found):
+    """The effects in sentences, and how to read all numbers."""
+    lines = []
+    for test in found.plan.tests:
+        for factor, levels in found.factors.items():
+            if factor == NETWORK:
+                continue
+            said = []
+            for network in found.plan.factors[NETWORK]:
+                for _, low, high, one in main_effects(found.of(network=network, test=test), {factor: levels}):
+                    said.append(f"{network} {low} to {high} {_in_words(one)}")
+            if said:
+                lines.append(f"{test}, {factor}: {'; '.join(said)}.")
+    return Section(
+        "In short", "\n\n".join(["Points of mIoU, over all cells that differ in nothing else.", *lines, HOW_SURE])
+    )
+
+
+def _in_words(one):
+    low, high = one.t
+    if not np.isfinite(low):
+        return f"{one.mean:+.1f} (one seed)"
+    return f"{one.mean:+.1f} ({low:+.1f} to {high:+.1f}{'' if one.is_clear else ', sign not known'})"
 
 
 def everything(found):
@@ -165,7 +191,7 @@ def effects(found):
         rows += [(network, "", *effect) for effect in _effects(own, {TEST: tuple(found.plan.tests)})]
     words = (
         "By how much mIoU, in points, is higher at the second level than at the first, over all cells that differ in "
-        f"nothing else. {HOW_SURE}"
+        "nothing else."
     )
     columns = (NETWORK, TEST, "factor", "from", "to", "effect", *SURE)
     return Section("What each factor is worth", words, (Table("effects", columns, tuple(rows)),))
@@ -183,7 +209,7 @@ def interplay(found):
     if rows:
         words = (
             "By how many points an effect (second column) is larger at the second level of another factor (third "
-            f"column) than at the first. {HOW_SURE}"
+            "column) than at the first."
         )
         columns = (TEST, "effect of", "when", "larger by", *SURE)
         yield Section("What factors do together", words, (Table("interactions", columns, tuple(rows)),))
@@ -211,7 +237,7 @@ def by_class(found):
                 one = estimate(differences(values, factor, low, high))
                 if one:
                     rows.append((network, test, name, *_sure(one), one.pairs))
-    words = f"IoU of each class at {factor} {high} less that at {low}, in points, over all other factors. {HOW_SURE}"
+    words = f"IoU of each class at {factor} {high} less that at {low}, in points, over all other factors."
     table = Table("classes", (NETWORK, TEST, "class", "difference", *SURE), tuple(rows))
     yield Section("Class by class", words, (table,))
 
@@ -233,7 +259,7 @@ def by_place(found):
                         rows.append((network, test, what, start, *_sure(one), one.pairs))
     words = (
         f"Share of right pixels at {factor} {high} less that at {low}, in points: in the label's connected segments by "
-        f"their size, and by the distance to the image border. A row holds what is `from` or more. {HOW_SURE}"
+        f"their size, and by the distance to the image border. A row holds what is `from` or more."
     )
     table = Table("places", (NETWORK, TEST, "by", "from", "difference", *SURE), tuple(rows))
     drawn = figures.places(rows)

@@ -173,6 +173,8 @@ def defaults(network):
     ev.size_divisor = 32 if network == "segnext" else 1  # images are padded at the right and the bottom to multiples
     # (rows, columns) in pixels: at test the pooled branches of the CNNs see as much around each position, as in a crop.
     ev.pool_window = ()
+    # Training images, whole, of which a network that was trained gets new BatchNorm statistics; 0: those of training.
+    ev.norm_images = 0
     ev.batch_size = 1  # images at a time, of all devices; no score depends on it
     ev.dtype = "float32"  # also where training computes in another: upstream's mixed precision ends with the step
     ev.best = "whole/miou"  # what makes a checkpoint the best: mode, and miou, macc or aacc

@@ -179,6 +179,8 @@ def conditions(config, sizes):
         notes.append(
             "Pooled branches see {} x {} pixels around each position (eval.pool_window).".format(*ev.pool_window)
         )
+    if ev.norm_images:
+        notes.append(f"BatchNorm's statistics are of {ev.norm_images} whole training images (eval.norm_images).")
     return {
         "split": data.eval_split,
         "dtype": ev.dtype,

@@ -174,7 +174,7 @@ def _check_the_rest(config, fields):
     pairs = ("data.scale", "data.crop_size", "data.ratio_range", "data.streets.size", "eval.window", "eval.stride")
     fields.length(2, *pairs)
     fields.whole_numbers(0, "seed", "data.workers", "data.streets.seed")
-    fields.whole_numbers(0, "eval.location_prior", "eval.panels", "eval.stop_after")
+    fields.whole_numbers(0, "eval.location_prior", "eval.panels", "eval.stop_after", "eval.norm_images")
     fields.whole_numbers(
         1, *(f"train.{name}" for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"))
     )

@@ -108,6 +108,7 @@ def get_config(depth="18"):
         "slide 256": slide(256),
         "pools of 168": dict(eval=dict(pool_window=(168, 168))),
         "pools of 256": dict(eval=dict(pool_window=(256, 256))),
+        "norms anew": dict(eval=dict(norm_images=64)),
     }
     study.contrast = ("crop", "168", "256")
     return study

@@ -3,7 +3,8 @@
     python -m cropjax.study --config configs/studies/remedies.py --workdir runs/remedies --dry_run
 
 Rates of 6-12-18 (DeepLabV3+), scales of 1-2-4-8 (PSPNet), a batch of 4; beside them the norm of the pooled branch off,
-and, without any training, pools of the crop's size and windows at test. The base is `configs/{net}_512.py`. Hardware:
+and, without any training, pools of the crop's size, windows, and norms of whole
+images at test. The base is `configs/{net}_512.py`. Hardware:
 GPUs for weeks, see --dry_run --benchmark. Not run by us yet.
 """
 
@@ -39,5 +40,6 @@ def get_config():
         "whole": {},
         "slide 512": dict(eval=dict(modes=("slide",), window=(512, 512), stride=(341, 341))),
         "pools of 512": dict(eval=dict(pool_window=(512, 512))),
+        "norms anew": dict(eval=dict(norm_images=64)),
     }
     return study

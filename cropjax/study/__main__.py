@@ -18,13 +18,13 @@ ONLY = flags.DEFINE_multi_string("only", [], "Pattern of the runs to make, as 'P
 DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Say what the study is, what it costs and what it mixes up.")
 REPORT_ONLY = flags.DEFINE_boolean("report_only", False, "Write the report of what is there, and run nothing.")
 RESULTS = flags.DEFINE_string("results", None, "The folder of the results; default: <workdir>/results.")
-BENCHMARK = flags.DEFINE_list("benchmark", [], "Files of cropjax.benchmark --json, from which --dry_run takes hours.")
+BENCHMARK = flags.DEFINE_list("benchmark", [], "Files of cropjax.benchmark --json for the hours of --dry_run.")
 
 
 def study(plan, workdir):
     """The command. Returns the exit status: 1 if there are runs without results."""
     from cropjax.config import build_source
-    from cropjax.study.cost import paces
+    from cropjax.study.cost import paces, paces_of_runs
     from cropjax.study.overview import overview
     from cropjax.study.report import write_report
     from cropjax.study.results import Results
@@ -35,7 +35,8 @@ def study(plan, workdir):
     source = build_source(plan.cells[0].config, "train")
     about = {"size": source[0]["label"].shape, "images": len(source)}
     if DRY_RUN.value:
-        known, machine = paces(BENCHMARK.value)
+        found = [(run, result) for run in plan.runs if (result := results.get(run))]
+        known, machine = paces(BENCHMARK.value) if BENCHMARK.value else paces_of_runs(found)
         done = {run.name for run in runs if not results.lacks(run, plan.tests_of(run.cell))}
         print(overview(plan, runs, done, paces=known, machine=machine, **about))
         return 0

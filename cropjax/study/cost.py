@@ -1,4 +1,4 @@
-"""What a study will cost, from step times that were measured: the JSON files of `cropjax.benchmark --suites train`."""
+"""What a study will cost, from step times that were measured: by `cropjax.benchmark`, or in the runs that are done."""
 
 import json
 import math
@@ -7,6 +7,19 @@ from pathlib import Path
 from cropjax.benchmark.measure import OURS
 from cropjax.errors import UserError
 from cropjax.study.work import pixels
+
+
+def paces_of_runs(found):
+    """As `paces`, of [(Run, results)]: each network's as in its runs together."""
+    seconds, megapixels, machines = {}, {}, []
+    for run, result in found:
+        network, hours_taken = run.cell.config.model.name, result["trained"]["hours"]
+        if math.isfinite(hours_taken):
+            seconds[network] = seconds.get(network, 0.0) + 3600 * hours_taken
+            megapixels[network] = megapixels.get(network, 0.0) + pixels(run.cell.config) / 1e6
+            devices = result["provenance"]["devices"]
+            machines.append(f"{devices['count']} x {devices['kind']}, as in the runs that are done")
+    return {network: seconds[network] / megapixels[network] for network in seconds}, ", ".join(dict.fromkeys(machines))
 
 
 def paces(paths):

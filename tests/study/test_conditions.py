@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from study_results import small_plan, small_study
+from study_results import make_results, small_plan, small_study
 
 from cropjax.errors import UserError
 from cropjax.study.conditions import comparisons, conditions, warnings
-from cropjax.study.cost import hours, paces
+from cropjax.study.cost import hours, paces, paces_of_runs
 from cropjax.study.overview import overview
 from cropjax.study.plan import ALL, read_plan
+from cropjax.study.results import Results
 
 ABOUT = {"size": (32, 64), "images": 6}
 
@@ -86,6 +87,16 @@ def test_hours_are_those_of_the_benchmark(tmp_path):
     assert machine == "1 x A GPU, bfloat16"
     config = small_plan().cells[0].config
     assert hours(config, 4.0) == pytest.approx(4 * 4 * 33**2 / 1e6 * 4.0 / 3600)
+
+
+def test_hours_are_those_of_the_runs_that_are_done(tmp_path):
+    plan, results = small_plan(), Results(tmp_path)
+    make_results(plan, results, lambda *_: 0.5)  # half an hour each
+    runs = [run for run in plan.runs if run.cell.name in ("PSPNet,base", "PSPNet,crop=49")]
+    known, machine = paces_of_runs([(run, results.get(run)) for run in runs])
+    assert machine == "1 x cpu, as in the runs that are done"
+    configs = [plan.cells[0].config, plan.cells[2].config]
+    assert sum(hours(config, known["pspnet"]) for config in configs) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"config": 3, "machine": {}}', "[]"])

@@ -35,7 +35,7 @@ def held():
 state, found = jnp.ones(()), []
 step = step.lower(state).compile()
 memory = StepMemory(step) if sys.argv[1] == "kept" else None
-for _ in range(24):
+for _ in range(16):
     before = pages()
     state = jax.block_until_ready(step(state))
     found.append(pages() - before)
@@ -59,7 +59,7 @@ def test_most_steps_get_the_memory_of_the_one_before():
     size = 256 * MIB
     assert min(plain["pages"]) * 4096 > 0.9 * size  # what it is there for
     reused = [pages for pages in kept["pages"] if pages * 4096 < 0.01 * size]
-    assert len(reused) >= 12
+    assert len(reused) >= 8
     assert kept["full"] < plain["after"] + 2.5 * size  # two places, where the first does not do
     assert kept["after"] < plain["after"] + 0.2 * size
 

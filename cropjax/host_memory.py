@@ -10,7 +10,6 @@ import jax
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, MANY = -1, -3, -4, 65536
 KEEP_ALL = -1
 GROWTH = 1.2  # times what was held: beyond it a step has taken its buffers elsewhere
-MISSES = 3  # of them: then each step would
 
 
 class StepMemory:
@@ -20,14 +19,14 @@ class StepMemory:
     library gives them back to the system, which clears them again page by page during the next step: a quarter of a
     step of DeepLabV3+. Here they are kept. Now and then a step does not fit where the last one was, by a few bytes,
     and takes its buffers elsewhere; so there must be room for twice as much, or nothing is kept, and what is too much
-    goes back after the step. Where that goes on, both places are kept.
+    goes back after the step.
 
     `program` is the compiled step. Steps must not be dispatched ahead (`jax_cpu_enable_async_dispatch`): the next one
     would ask for memory before the last one gives back. Does nothing on a GPU and where the C library is not glibc.
     """
 
     def __init__(self, program):
-        self._held, self._misses = None, 0
+        self._held = None
         self._mallopt, self._trim = _glibc("mallopt"), _glibc("malloc_trim")
         self.kept = False
         if jax.default_backend() == "cpu" and self._mallopt and self._trim and (plan := program.memory_analysis()):
@@ -45,17 +44,13 @@ class StepMemory:
         if self._held is None:
             self._held = held
         elif held > GROWTH * self._held:
-            self._misses += 1
-            if self._misses == MISSES:
-                self._held = held
-            else:
-                self._trim(0)
+            self._trim(0)
 
     def give_back(self):
         """Gives everything back, where other things than steps ran and left gaps; the next step gets it anew."""
         if self.kept:
             self._trim(0)
-            self._held, self._misses = None, 0
+            self._held = None
 
 
 def reuse_image_memory():

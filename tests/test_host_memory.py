@@ -35,7 +35,7 @@ def held():
 state, found = jnp.ones(()), []
 step = step.lower(state).compile()
 memory = StepMemory(step) if sys.argv[1] == "kept" else None
-for _ in range(16):
+for _ in range(24):
     before = pages()
     state = jax.block_until_ready(step(state))
     found.append(pages() - before)
@@ -54,28 +54,19 @@ def steps(which):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
-def test_steps_get_the_memory_of_the_one_before():
-    plain, kept = steps("plain"), steps("kept")
+def test_most_steps_get_the_memory_of_the_one_before():
+    plain = steps("plain")
     size = 256 * MIB
     assert min(plain["pages"]) * 4096 > 0.9 * size  # what it is there for
-    reused = [pages for pages in kept["pages"] if pages * 4096 < 0.01 * size]
-    # In two processes of three nearly all; in the others something small comes to lie where the buffers were.
-    assert len(reused) >= 3
-    assert kept["full"] < plain["after"] + 3.5 * size
-    assert kept["after"] < plain["after"] + 0.2 * size
-
-
-def test_what_a_step_takes_elsewhere_goes_back_until_each_one_does(monkeypatch):
-    held, trims = iter((100, 100, 190, 100, 190, 190, 190, 280)), []
-    memory = StepMemory(planned(1000))
-    monkeypatch.setattr(memory, "_trim", trims.append)
-    monkeypatch.setattr("cropjax.host_memory._held_bytes", lambda: next(held))
-    given_back = []
-    for _ in range(8):
-        before = len(trims)
-        memory.after_step()
-        given_back.append(len(trims) - before)
-    assert given_back == [0, 0, 1, 0, 1, 0, 0, 1]
+    # Where something small comes to lie where the buffers were, every second step pays: one process in eight. Four
+    # such in a row are one in four thousand. What a process holds is bounded in each.
+    reused = []
+    while len(reused) < 4 and (not reused or reused[-1] < 16):
+        kept = steps("kept")
+        assert kept["full"] < plain["after"] + 1.5 * size
+        assert kept["after"] < plain["after"] + 0.2 * size
+        reused.append(sum(pages * 4096 < 0.01 * size for pages in kept["pages"]))
+    assert max(reused) >= 16, reused
 
 
 def test_too_large_a_step_is_not_kept():

@@ -45,16 +45,16 @@ def run_without_config(command, *, takes_arguments=False):
     )
 
 
-def run_on_run(command):
-    """As `run`, for what is done with a run that is there: calls `command(config, workdir, arguments)`.
+def run_on_run(command, *, joins=False, takes_arguments=False):
+    """As `run`, for what is done with a run that is there: without --config it is the run's own.
 
-    The arguments are the words that are no flags. Without --config it is the run's own, and --workdir names the run.
+    One that `takes_arguments` is called as `command(config, workdir, arguments)`, with the words that are no flags.
     What `command` returns is the exit status; None is 0.
     """
     logging.set_verbosity(logging.WARNING)
     app.run(
-        lambda rest: _guarded(_start, command, False, None, rest[1:]),
-        flags_parser=lambda argv: _guarded(_parse_on_run, argv),
+        lambda rest: _guarded(_start, command, joins, None, *([rest[1:]] if takes_arguments else [])),
+        flags_parser=lambda argv: _guarded(_parse_on_run, argv, takes_arguments),
     )
 
 
@@ -101,18 +101,24 @@ def _parse(argv):
         if CONFIG.value is None:
             raise UserError("--config is missing: name a file, for example --config configs/demo.py")
         read_config(CONFIG)
-    if len(rest) > 1:
-        raise UserError(f"cannot use {' '.join(rest[1:])}: options begin with --, overrides are --config.field=value")
+    _check_no_arguments(rest)
     return rest
 
 
-def _parse_on_run(argv):
+def _check_no_arguments(rest):
+    if len(rest) > 1:
+        raise UserError(f"cannot use {' '.join(rest[1:])}: options begin with --, overrides are --config.field=value")
+
+
+def _parse_on_run(argv, takes_arguments):
     with _what_is_wrong_with("config"):
         rest = flags.FLAGS(argv)
     if CONFIG.value is None and WORKDIR.value is None:
         raise UserError("--workdir is missing: name the folder of a run, for example --workdir runs/demo")
     if CONFIG.value is not None:
         read_config(CONFIG)
+    if not takes_arguments:
+        _check_no_arguments(rest)
     return rest
 
 

@@ -1,8 +1,9 @@
 """A split and a network -> one confusion matrix for each test mode, what it says, and what it cannot say.
 
-    python -m cropjax.evaluate --config configs/demo.py --workdir runs/demo [--checkpoint best]
+    python -m cropjax.evaluate --workdir runs/demo [--checkpoint best]
 
-Prints a table for each mode, and writes what evaluation/report.py lists into the run's folder `evaluation`.
+Prints a table for each mode, and writes what evaluation/report.py lists into the run's folder `evaluation`. The config
+is the run's own; --config gives another.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -203,4 +204,4 @@ def _how(mode, ev):
 
 
 if __name__ == "__main__":
-    commandline.run(evaluate_run, joins=True)
+    commandline.run_on_run(evaluate_run, joins=True)

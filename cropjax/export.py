@@ -1,6 +1,6 @@
 """A trained network as files that run without cropjax: StableHLO for JAX, ONNX for everything else.
 
-    python -m cropjax.export --config configs/demo.py --workdir runs/demo --size 128x256 --out model
+    python -m cropjax.export --workdir runs/demo --size 128x256 --out model
 
 writes `model.stablehlo` and `model.onnx`, weights inside: uint8 images [n,h,w,3] RGB of that size and any n -> float32
 logits [n,h,w,classes]. Normalisation, padding and resizing are inside too. Every file is compared with the network
@@ -315,4 +315,4 @@ if __name__ == "__main__":
     flags.DEFINE_enum("weights_dtype", "float32", WEIGHTS_DTYPES, "What the kernels are stored as.")
     flags.DEFINE_enum("output", "logits", OUTPUTS, "What the files give: logits, or the classes' ids.")
     flags.DEFINE_string("checkpoint", "best", "Which one of the run: best, latest, or a step.")
-    commandline.run(_command)
+    commandline.run_on_run(_command)

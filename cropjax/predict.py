@@ -107,4 +107,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("mode", None, "How an image is looked at; default: the first of eval.modes.")
     flags.DEFINE_bool("probabilities", False, "Write the probabilities of all classes too.")
     flags.DEFINE_bool("submission", False, "Write label ids for the Cityscapes server too.")
-    commandline.run_on_run(predict_run)
+    commandline.run_on_run(predict_run, takes_arguments=True)

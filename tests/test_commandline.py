@@ -191,3 +191,5 @@ def halve_largest(folder):
 def test_evaluation_without_a_run(tmp_path):
     assert "has no checkpoint" in mistake(tmp_path, module="cropjax.evaluate")
     assert "--checkpoint=first" in mistake(tmp_path, "--checkpoint=first", module="cropjax.evaluate")
+    assert "--workdir must name the folder of a run" in mistake(tmp_path, config=None, module="cropjax.evaluate")
+    assert "cannot use x.png" in mistake(tmp_path, "x.png", config=None, module="cropjax.evaluate")

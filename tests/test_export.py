@@ -25,7 +25,6 @@ from cropjax.step import create_state, split_model
 pytestmark = pytest.mark.usefixtures("quick_compile")
 SIZE = (37, 75)  # no multiple of any stride
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, *SIZE, 3), np.uint8)
-TINY_RUN = Path(__file__).parent / "tiny_run.py"
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +181,7 @@ def test_an_absurd_size_is_refused_untried(tmp_path):
 
 def test_the_command(run, tmp_path):
     _, workdir, *_ = run("segformer")
-    given = ["cropjax.export", "--config", f"{TINY_RUN}:segformer", "--workdir", workdir]
+    given = ["cropjax.export", "--workdir", workdir]
     out = ["--out", tmp_path / "net"]
     for args, wanted in (
         ([*out, "--size=512"], "--size=512: give HEIGHTxWIDTH in pixels"),

@@ -55,13 +55,18 @@ def steps(which):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told")
 def test_most_steps_get_the_memory_of_the_one_before():
-    plain, kept = steps("plain"), steps("kept")
+    plain = steps("plain")
     size = 256 * MIB
     assert min(plain["pages"]) * 4096 > 0.9 * size  # what it is there for
-    reused = [pages for pages in kept["pages"] if pages * 4096 < 0.01 * size]
-    assert len(reused) >= 5
-    assert kept["full"] < plain["after"] + 1.5 * size
-    assert kept["after"] < plain["after"] + 0.2 * size
+    # Where something small comes to lie where the buffers were, every second step pays: one process in eight. Four
+    # such in a row are one in four thousand. What a process holds is bounded in each.
+    reused = []
+    while len(reused) < 4 and (not reused or reused[-1] < 16):
+        kept = steps("kept")
+        assert kept["full"] < plain["after"] + 1.5 * size
+        assert kept["after"] < plain["after"] + 0.2 * size
+        reused.append(sum(pages * 4096 < 0.01 * size for pages in kept["pages"]))
+    assert max(reused) >= 16, reused
 
 
 def test_too_large_a_step_is_not_kept():

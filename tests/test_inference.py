@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from test_windows import upstream_windows
 
-from cropjax import inference as module
+from cropjax import compiled
 from cropjax.errors import UserError
 from cropjax.inference import MODES, Inference
 from cropjax.models.layers import Conv
@@ -243,7 +243,7 @@ def test_each_program_is_compiled_once(mode, finishing):
 
 
 def test_programs_of_old_sizes_are_forgotten(monkeypatch):
-    monkeypatch.setattr(module, "MOST_FORMS", 3)
+    monkeypatch.setattr(compiled, "MOST_FORMS", 3)
     one = inference_of(scale=(16, 16))
     for side in range(8, 16):
         one.ids(WEIGHTS, draw(1, side, 8), "whole")

@@ -112,7 +112,7 @@ def test_two_processes_give_what_one_gives(finished, tmp_path):
 
     assert [result.returncode for result in finish(start(2, workdir, module="cropjax.evaluate"))] == [0, 0]
     by_two = json.loads((workdir / "evaluation/evaluation.json").read_text())
-    assert command("cropjax.evaluate", f"--config={CONFIG}", f"--workdir={workdir}").returncode == 0
+    assert command("cropjax.evaluate", f"--workdir={workdir}").returncode == 0
     assert json.loads((workdir / "evaluation/evaluation.json").read_text()) == by_two
 
 

@@ -102,7 +102,7 @@ def test_finished_run_is_not_repeated(finished, capsys):
     run_folder.prepare(workdir, config).close()
 
 
-@pytest.mark.parametrize("fatal_step", [2, 4])
+@pytest.mark.parametrize("fatal_step", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_resumed_run_equals_an_uninterrupted_one(finished, tmp_path, monkeypatch, fatal_step):
     config, workdir, _ = finished
     place, calls = train_module.place_batch, []
@@ -273,6 +273,7 @@ def test_rollback_goes_on_from_the_checkpoint_past_the_bad_images(tmp_path, monk
     assert steps == [1, 2, 3, 4, 4]
 
 
+@pytest.mark.slow
 def test_rollback_that_does_not_help_ends(tmp_path, monkeypatch):
     poison(monkeypatch, lambda number: number > 2)
     with pytest.raises(NotFiniteError, match="going back to step 2 has not helped 3 times"):

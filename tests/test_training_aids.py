@@ -111,7 +111,7 @@ def aided(tmp_path_factory):
     return config, workdir
 
 
-@pytest.mark.parametrize("before", [2, 4])
+@pytest.mark.parametrize("before", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_a_resumed_run_has_the_same_average(aided, tmp_path, monkeypatch, before):
     config, workdir = aided
     interrupted(monkeypatch, config, tmp_path, before)
@@ -339,6 +339,7 @@ def test_a_run_without_a_better_score_ends_and_stays_ended(tmp_path, monkeypatch
     assert evaluations(tmp_path) == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_better_score_begins_the_count_anew(tmp_path, monkeypatch):
     config = unmoved_config()
     scores = iter([0.2, 0.1, 0.3, 0.3, 0.29])

@@ -132,6 +132,7 @@ def reading(name, root, folder, **data):
     return Session(programs, against, rounds=2, matrix=64, forward_batch=1, **sizes)
 
 
+@pytest.mark.slow
 def test_a_rival_reads_the_same_files(tree, tmp_path, environment, monkeypatch):
     rival = fake(environment)._replace(suites=("input",))
     monkeypatch.setitem(RIVALS, "fake", rival)

@@ -34,6 +34,7 @@ def test_a_linear_chain_has_the_mass_of_the_closed_form(taps, depth):
     np.testing.assert_allclose(deviation(np.asarray(mass)), np.sqrt(variance), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_random_residual_network_grows_with_the_square_root_of_its_depth():
     """Standard deviation of the mass, of residual blocks with ReLU and random weights, from 8 to 64 of them."""
     depths, channels, side = (8, 16, 32, 64), 16, 81

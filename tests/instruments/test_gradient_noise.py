@@ -143,7 +143,7 @@ def test_the_twin_of_a_narrow_network_can_be_built():
     ("name", "budget"),
     [
         ("pspnet", Budget("quick", 3, 1, 2)),
-        ("segformer", Budget("full", 3, 1, 2)),
+        pytest.param("segformer", Budget("full", 3, 1, 2), marks=pytest.mark.slow),
         pytest.param("deeplabv3plus", Budget("full", 3, 1, 2), marks=pytest.mark.slow),
         pytest.param("segnext", Budget("quick", 3, 1, 2), marks=pytest.mark.slow),
     ],

@@ -55,8 +55,14 @@ def place(count):
     return sorted({0, 1, count // 2, count - 1})
 
 
-@pytest.mark.parametrize("size", [(65, 64), (97, 65), (48, 81)])
-@pytest.mark.parametrize(("depth", "output_stride"), [(50, 8), (18, 16)])
+@pytest.mark.parametrize(
+    ("depth", "output_stride", "size"),
+    [
+        (50, 8, (65, 64)),
+        *((18, 16, size) for size in ((65, 64), (97, 65), (48, 81))),
+        *(pytest.param(50, 8, size, marks=pytest.mark.slow) for size in ((97, 65), (48, 81))),
+    ],
+)
 def test_fields_of_every_branch_are_the_support_of_the_gradient(depth, output_stride, size, monkeypatch):
     graph, weights = network(depth, output_stride)
 

@@ -40,7 +40,7 @@ def gradients(network, keep):
 
 
 @pytest.mark.usefixtures("x64", "quick_compile")
-@pytest.mark.parametrize("network", ["pspnet", "segformer", "segnext"])
+@pytest.mark.parametrize("network", ["pspnet", "segformer", pytest.param("segnext", marks=pytest.mark.slow)])
 def test_same_loss_statistics_and_gradients(network):
     wanted = gradients(network, ("everything",) * 4)
     got = gradients(network, ("everything", "inputs", "convolutions", "inputs"))

@@ -112,7 +112,12 @@ def _check_no_arguments(rest):
 
 def _parse_on_run(argv, takes_arguments):
     with _what_is_wrong_with("config"):
-        rest = flags.FLAGS(argv)
+        try:
+            rest = flags.FLAGS(argv)
+        except flags.UnrecognizedFlagError as error:
+            if error.flagname.startswith("config.") and not CONFIG.present:
+                raise UserError(f"--{error.flagname} changes a file's config: name the run's with --config") from error
+            raise
     if CONFIG.value is None and WORKDIR.value is None:
         raise UserError("--workdir is missing: name the folder of a run, for example --workdir runs/demo")
     if CONFIG.value is not None:

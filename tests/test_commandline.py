@@ -193,3 +193,7 @@ def test_evaluation_without_a_run(tmp_path):
     assert "--checkpoint=first" in mistake(tmp_path, "--checkpoint=first", module="cropjax.evaluate")
     assert "--workdir must name the folder of a run" in mistake(tmp_path, config=None, module="cropjax.evaluate")
     assert "cannot use x.png" in mistake(tmp_path, "x.png", config=None, module="cropjax.evaluate")
+    override = "--config.eval.batch_size=2"
+    assert "--config.eval.batch_size changes a file's config: name the run's with --config" in mistake(
+        tmp_path, override, config=None, module="cropjax.evaluate"
+    )

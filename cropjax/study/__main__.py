@@ -22,7 +22,7 @@ BENCHMARK = flags.DEFINE_list("benchmark", [], "Files of cropjax.benchmark --jso
 
 
 def study(plan, workdir):
-    """The command. Returns the exit status: 1 if there are runs without results."""
+    """The command. Returns the exit status: 2 if runs failed, and would again."""
     from cropjax.config import build_source
     from cropjax.study.cost import paces, paces_of_runs
     from cropjax.study.overview import overview
@@ -44,7 +44,7 @@ def study(plan, workdir):
     write_report(plan, results, workdir, **about)
     for name, why in failed.items():
         commandline.complain(f"{name} has no results: {why}")
-    return int(bool(failed))
+    return 2 if failed else 0
 
 
 def chosen(runs, patterns):

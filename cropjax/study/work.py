@@ -30,7 +30,8 @@ CHECKPOINT = "latest"  # the best by one test would favour it
 def work(plan, runs, folder, results, *, say=print):
     """Makes of `runs` those whose results are not all there. Returns {run name: why it has none}.
 
-    A run that becomes nan, or needs more memory than there is, is one without results; the others go on.
+    A run that becomes nan, or needs more memory than there is, is one without results; the others go on. One that
+    another process is at is left to it.
     """
     failed, pace = {}, Pace(runs)
     for number, run in enumerate(runs, 1):
@@ -43,7 +44,7 @@ def work(plan, runs, folder, results, *, say=print):
             try:
                 held.enter_context(locked(place / "study.lock"))
             except UserError:
-                failed[run.name] = "another process is at work on it"
+                say(f"study: another process is at work on {run.name}")
                 continue
             lacking = results.lacks(run, plan.tests_of(run.cell))  # or somebody has just done it
             if lacking:

@@ -88,8 +88,9 @@ def test_a_run_that_somebody_is_at_is_left_to_them(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "make", lambda plan, run, *rest: made.append(run.seed))
     (tmp_path / plan.runs[0].name).mkdir(parents=True)
     monkeypatch.setattr(module, "locked", _taken(tmp_path / plan.runs[0].name))
-    failed = work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
-    assert failed == {"PSPNet,base/seed_0": "another process is at work on it"}
+    said = []
+    assert work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=said.append) == {}
+    assert said[0] == "study: another process is at work on PSPNet,base/seed_0"
     assert made == [1]
 
 

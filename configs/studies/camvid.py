@@ -47,6 +47,10 @@ def head(**fields):
     return dict(model=dict(head=fields))
 
 
+def padded_by(mode):
+    return dict(model=dict(backbone=dict(padding_mode=mode), head=dict(padding_mode=mode)))
+
+
 def linear_rate(config):
     """Goyal et al. 2017: the learning rate grows with the batch; 8 has the base's."""
     return dict(optim=dict(lr=config.optim.lr * config.train.batch_size / 8))
@@ -85,11 +89,12 @@ def get_config(depth="18"):
         "seen": {"steps": {}, "images": as_many_images, "pixels": as_many_pixels},
         "rates": {"4-8-12": {}, "2-4-6": head(dilations=(1, 2, 4, 6))},
         "scales": {"1-2-3-6": {}, "1-2-4-8": head(pool_scales=(1, 2, 4, 8))},
-        "padding": {"zeros": {}, "reflect": dict(model=dict(backbone=dict(padding_mode="reflect")))},
+        "padding": {"zeros": {}, "reflect": padded_by("reflect")},
         "align": {"off": {}, "on": dict(model=dict(align_corners=True))},
     }
     study.grids = (
-        {"network": CNNS, "crop": ALL, "batch": ALL},
+        {"network": CNNS, "crop": ALL},
+        {"network": CNNS, "crop": ALL, "batch": ("8",)},
         {"network": CNNS, "crop": ALL, "batch": ("2",), "pool norm": ("off",)},
         {"network": CNNS, "crop": ALL, "batch": ("8",), "norm of": ("2 images",)},
         {"network": CNNS, "crop": ALL, "batch": ("2",), "rate": ("linear",)},

@@ -32,16 +32,16 @@ def study(plan, workdir):
 
     runs = chosen(plan.runs, ONLY.value)
     results = Results(RESULTS.value or workdir / "results")
-    source = build_source(plan.cells[0].config, "train")
-    about = {"size": source[0]["label"].shape, "images": len(source)}
     if DRY_RUN.value:
+        source = build_source(plan.cells[0].config, "train")
+        about = {"size": source[0]["label"].shape, "images": len(source)}
         found = [(run, result) for run in plan.runs if (result := results.get(run))]
         known, machine = paces(BENCHMARK.value) if BENCHMARK.value else paces_of_runs(found)
         done = {run.name for run in runs if not results.lacks(run, plan.tests_of(run.cell))}
         print(overview(plan, runs, done, paces=known, machine=machine, **about))
         return 0
     failed = {} if REPORT_ONLY.value else work(plan, runs, workdir, results)
-    write_report(plan, results, workdir, **about)
+    write_report(plan, results, workdir)
     for name, why in failed.items():
         commandline.complain(f"{name} has no results: {why}")
     return 2 if failed else 0

@@ -69,7 +69,7 @@ class Found:
         return tuple(dict(cell).get(name, "") for name in self.columns())
 
 
-def write_report(plan, results, workdir, *, size, images):
+def write_report(plan, results, workdir):
     """Writes the report into `workdir`; nothing but a word where there are no results yet."""
     found = Found(plan, results)
     if not found.scores:
@@ -85,14 +85,15 @@ def write_report(plan, results, workdir, *, size, images):
         *by_class(found),
         *by_place(found),
         *panels(found, workdir),
-        all_conditions(found, size, images),
+        all_conditions(found),
     ]
     machines = sorted({_machine(result) for _, result in found.runs})
     commits = sorted({result["provenance"].get("commit") or "unknown" for _, result in found.runs})
+    data = found.runs[0][1]["data"]
     facts = {
         "runs": f"{len(found.runs)} of {len(plan.runs)}, {len(plan.seeds)} seeds a cell",
         "missing": ", ".join(found.missing) or "nothing",
-        "data": f"{plan.cells[0].config.data.source}, {images} training images of {hxw(size)}",
+        "data": f"{plan.cells[0].config.data.source}, {data['images']} training images of {hxw(data['size'])}",
         "trained on": "; ".join(machines),
         "code of the runs": ", ".join(commits),
         "code of this page": commit() or "no checkout",
@@ -275,20 +276,20 @@ def panels(found, workdir):
         yield Section("What they see", words, (), figures.pictures(shown), "Image, label, prediction.")
 
 
-def all_conditions(found, size, images):
+def all_conditions(found):
     """Everything that training and tests were, and what comparisons mix up."""
-    cells = list(dict.fromkeys(run.cell.name for run, _ in found.runs))
-    configs = {run.cell.name: run.cell.config for run, _ in found.runs}
-    each = {name: conditions(configs[name], size, images) for name in cells}
+    data = found.runs[0][1]["data"]
+    each = {run.cell.name: conditions(run.cell.config, **result["data"]) for run, result in found.runs}
     names = list(next(iter(each.values())))
-    trained = Table("conditions", ("cell", *names), tuple((cell, *map(str, each[cell].values())) for cell in cells))
+    rows = tuple((cell, *map(str, one.values())) for cell, one in each.items())
+    trained = Table("conditions", ("cell", *names), rows)
     tests = {
         (run.cell.levels[NETWORK], test, *map(_how, [one["conditions"]]))
         for run, result in found.runs
         for test, one in result["tests"].items()
     }
     tested = Table("tests", (NETWORK, TEST, "how"), tuple(sorted(tests)))
-    warned = [(kind, text) for kind, text in warnings(found.plan, size, images)]
+    warned = [(kind, text) for kind, text in warnings(found.plan, **data)]
     mixed = Table("mixed_up", ("kind", "what"), tuple(warned))
     words = (
         "Every condition of every cell's training, and how each test looks at an image. The last table lists what "

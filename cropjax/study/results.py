@@ -3,6 +3,7 @@
 cell, seed      {factor: level}, and the number
 fields          {dotted name: value} of its config, all that its results depend on
 provenance      commit, versions and devices
+data            images, and the size (rows, columns) of the first of them: what it was trained on
 trained         steps, hours, images_per_second; losses and scores {step: value}, the scores in percent
 tests           {test: {"conditions": {...}, "miou": ..., "iou": {class: ...}, ...}}, as evaluation.json has a mode
 """
@@ -11,6 +12,7 @@ import json
 from pathlib import Path
 
 from cropjax.compare import read_run
+from cropjax.config import build_source
 from cropjax.errors import UserError
 from cropjax.evaluation.report import ALL, report_of
 from cropjax.workdir import compared, fields_of, write_text
@@ -60,7 +62,7 @@ class Results:
 
     def put(self, run, workdir, tests):
         """Writes what `workdir` holds of the run and what `tests`, {test: {...}}, found; those that are there stay."""
-        found, trained = self.get(run), read_run(workdir)
+        found, trained, data = self.get(run), read_run(workdir), build_source(run.config, "train")
         tests = (found["tests"] if found else {}) | tests
         provenance = {name: value for name, value in trained.provenance.items() if name != "command"}
         values = {
@@ -68,6 +70,7 @@ class Results:
             "seed": run.seed,
             "fields": deciding(run.config),
             "provenance": provenance,
+            "data": {"images": len(data), "size": data[0]["label"].shape},
             "trained": {
                 "steps": trained.steps,
                 "hours": trained.hours,

@@ -23,7 +23,7 @@ def made(tmp_path_factory):
     folder, plan = tmp_path_factory.mktemp("study"), small_plan()
     results = Results(folder / "results")
     make_results(plan, results, share, skip=(MISSING,))
-    write_report(plan, results, folder, size=(32, 64), images=6)
+    write_report(plan, results, folder)
     return folder, plan, results
 
 
@@ -108,7 +108,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(made):
 
 
 def test_without_results_there_is_no_report(tmp_path, capsys):
-    write_report(small_plan(), Results(tmp_path / "results"), tmp_path, size=(32, 64), images=6)
+    write_report(small_plan(), Results(tmp_path / "results"), tmp_path)
     assert "no results yet" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +117,7 @@ def test_one_seed_has_no_interval(tmp_path):
     plan = small_plan()
     results = Results(tmp_path / "results")
     make_results(plan, results, share, skip=[run.name for run in plan.runs if run.seed])
-    write_report(plan, results, tmp_path, size=(32, 64), images=6)
+    write_report(plan, results, tmp_path)
     row = rows(tmp_path, "contrast")[0]
     assert row["seeds"] == "1"
     assert row["t low"] in ("nan", "")

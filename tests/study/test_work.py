@@ -142,7 +142,7 @@ def test_time_left_follows_the_pixels_of_each_network(monkeypatch):
 
 def test_the_report_of_a_real_study(done):
     folder, plan, results, _ = done
-    write_report(plan, results, folder, size=(32, 64), images=6)
+    write_report(plan, results, folder)
     page = (folder / "report.html").read_text()
     assert "2 of 2" in page
     assert "data:image/png;base64" in page

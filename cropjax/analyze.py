@@ -47,7 +47,7 @@ LEAST_SIDE = 33  # of a crop: the last maps of the transformers have stride 32
 
 
 def analyze(config, workdir):
-    """The command: measures, step by step, and writes report.html, report.md and csv/ into --out."""
+    """The command: measures, step by step, and writes report.html, report.md, figures/ and csv/ into --out."""
     crops = tuple(_size("--crops", text) for text in CROPS.value)
     test_size = _size("--test_size", TEST_SIZE.value)
     for crop in crops:

@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 _INK = "#123456"  # stands for the page's colour of text
-DARK = "#222222"
+DARK, LIGHT = "#222222", "#e4e7eb"
 # After Okabe and Ito, whom colour-blind people can tell apart; as bright as can be read on white and on black.
 COLOURS = ("#2f8fd3", "#e0662a", "#1fa884", "#cc79a7", "#d99a00", "#56b4e9")
 STYLE = {
@@ -37,6 +37,13 @@ def draw(rows, columns, paint, *, width=7.2, height=2.4):
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     head, rest = svg.split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest  # as wide as the page
+
+
+def standing_alone(svg):
+    """Such an SVG as a file of its own, which has no page to take its colour from."""
+    head, rest = svg.split(">", 1)
+    light, dark = f"svg{{color:{DARK}}}", f"@media(prefers-color-scheme:dark){{svg{{color:{LIGHT}}}}}"
+    return f"{head}><style>{light}{dark}</style>{rest}"
 
 
 def save(path, rows, columns, paint, *, width=7.2, height=2.4):

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, the same in Markdown, and every table as CSV."""
+"""The report: one HTML page that needs nothing else, the same in Markdown, every figure as SVG and table as CSV."""
 
 import csv
 import html
@@ -8,6 +8,7 @@ import numbers
 import re
 from pathlib import Path
 
+from cropjax.pages.figure import standing_alone
 from cropjax.pages.section import Section
 from cropjax.workdir import write_text
 
@@ -47,11 +48,14 @@ OPEN_ROWS = 24  # a longer table is folded away
 
 
 def write(folder: Path, title: str, facts: dict[str, str], sections: list[Section], *, markdown="report.md"):
-    """Writes report.html, a Markdown file and csv/*.csv; `facts` are what was looked at, name by name."""
-    (folder / "csv").mkdir(parents=True, exist_ok=True)
+    """Writes report.html, a Markdown file with figures/*.svg, and csv/*.csv; `facts` are what was looked at."""
+    for kind in ("csv", "figures"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
     for section in sections:
         for table in section.tables:
             write_text(folder / "csv" / f"{table.name}.csv", as_csv(table))
+        if _is_drawn(section):
+            write_text(folder / _svg(section), standing_alone(section.figure))
     write_text(folder / markdown, as_markdown(title, facts, sections))
     write_text(folder / "report.html", as_html(title, facts, sections))
 
@@ -79,10 +83,12 @@ def shown(value):
 
 
 def as_markdown(title, facts, sections):
-    """Words and tables; the figures are in the page."""
+    """Words, drawn figures and tables; pictures are in the page alone."""
     lines = [f"# {title}", "", *(f"* {name}: {value}" for name, value in facts.items()), ""]
     for section in sections:
         lines += [f"## {section.title}", "", section.words, ""]
+        if _is_drawn(section):
+            lines += [f"![{section.caption}]({_svg(section)})", "", section.caption, ""]
         for table in section.tables:
             lines += [f"`csv/{table.name}.csv`", ""]
             lines += [_row(table.columns), "|---" * len(table.columns) + "|", *map(_row, table.rows)]
@@ -108,6 +114,14 @@ def as_html(title, facts, sections):
         + "\n".join(_section(one) for one in sections)
         + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def _is_drawn(section):
+    return section.figure.startswith("<svg")
+
+
+def _svg(section):
+    return "figures/" + re.sub(r"[^\w.+-]+", "_", section.title.lower()) + ".svg"
 
 
 def _anchor(section):

@@ -1,7 +1,9 @@
 """The page is one file that needs no other, the CSVs are in full precision, and nothing in them breaks the page."""
 
 import csv
+import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -116,4 +118,13 @@ def test_cells(value, text):
 def test_all_files_are_written(tmp_path):
     write(tmp_path / "out", "T", {}, sections())
     found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert found == ["csv/first.csv", "csv/many.csv", "report.html", "report.md"]
+    assert found == ["csv/first.csv", "csv/many.csv", "figures/one_thing.svg", "report.html", "report.md"]
+
+
+def test_markdown_shows_the_figures_that_are_beside_it(tmp_path):
+    write(tmp_path, "T", {}, sections())
+    (place,) = re.findall(r"!\[[^]]*\]\(([^)]*)\)", (tmp_path / "report.md").read_text())
+    root = ElementTree.fromstring((tmp_path / place).read_text())
+    assert root.tag.endswith("svg")
+    assert "prefers-color-scheme" in root[0].text
+    assert "#123456" not in (tmp_path / place).read_text()

@@ -26,6 +26,6 @@ def get_config():
     config.data.in_memory = True
 
     config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=100)
-    config.train.update(steps=3000, batch_size=4, log_every=20, checkpoint_every=250)
+    config.train.update(steps=2000, batch_size=4, log_every=20, checkpoint_every=250)
     config.eval.update(every=500, batch_size=1)
     return config

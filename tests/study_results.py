@@ -67,6 +67,7 @@ def make_results(plan, results, share, skip=()):
             "fields": deciding(run.config),
             "provenance": {"commit": "0" * 40, "devices": {"kind": "cpu", "count": 1}, "versions": {}},
             "data": {"images": 6, "size": [32, 64]},
+            "weights": "",
             "trained": {
                 "steps": 4,
                 "hours": 0.5,

@@ -4,15 +4,17 @@
 
 The geometry of the study's 512 and 769 on 2048x1024, in small: output stride 8 and crops of 168 and 256, whose last
 maps of 21 and 32 positions stand to the largest rate, 12, as 64 and 97 to 36; no crop of 168 is padded and 14 % of
-those of 256 are. ResNet-18 of width 16 from scratch, as two CPU cores can train it; `camvid.py:50` has ResNet-50 of
-full width, for a GPU. The learning rate stays with the batch, as in the study. Order of work: crop against batch; the
-norm behind the pool; BatchNorm's groups and the learning rate, which a batch changes along with itself; pixels seen;
-the study's remedies; the transformers.
+those of 256 are. ResNet-18 of width 16, as two CPU cores can train it, from the weights that configs/camvid_backbone.py
+makes: run its two commands first. `camvid.py:50` has ResNet-50 of full width and its ImageNet weights, for a GPU. The
+transformers begin with nothing. The learning rate stays as the batch grows, as in the study. Order of work: crop
+against batch; the norm behind the pool; BatchNorm's groups and the learning rate, which a batch changes along with
+itself; pixels seen; the study's remedies; the transformers.
 """
 
 from cropjax.config import defaults
 from cropjax.study.plan import ALL, new_study
 
+WEIGHTS = {18: "weights/camvid_resnet18_w16.safetensors", 50: "weights/resnet50_v1c-2cccc1ad.pth"}
 CNNS, OTHERS = ("PSPNet", "DeepLabV3+"), ("SegFormer", "SegNeXt")
 STEPS = 2000
 
@@ -23,6 +25,7 @@ def network(name, depth):
         config.model.backbone.update(depth=depth, width=64 if depth == 50 else 16, output_stride=8)
         config.model.head.channels = 512 if depth == 50 else 32
         config.model.auxiliary.channels = 256 if depth == 50 else 16
+        config.init_from = WEIGHTS[depth]
         config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=100)
     else:
         config.model.backbone.update(widths=(32, 64, 160, 256), depths=(1, 1, 2, 1))

@@ -94,6 +94,7 @@ def write_report(plan, results, workdir):
         "runs": f"{len(found.runs)} of {len(plan.runs)}, {len(plan.seeds)} seeds a cell",
         "missing": ", ".join(found.missing) or "nothing",
         "data": f"{plan.cells[0].config.data.source}, {data['images']} training images of {hxw(data['size'])}",
+        "weights from": _beginnings(found),
         "trained on": "; ".join(machines),
         "code of the runs": ", ".join(commits),
         "code of this page": commit() or "no checkout",
@@ -108,6 +109,19 @@ def write_report(plan, results, workdir):
 def _machine(result):
     devices = result["provenance"]["devices"]
     return f"{devices['count']} x {devices['kind']}"
+
+
+def _beginnings(found):
+    """The files that runs began with: two of one name are no longer one condition."""
+    files = {}
+    for run, result in found.runs:
+        files.setdefault(run.cell.config.init_from or "scratch", set()).add(result["weights"][:12])
+    return "; ".join(
+        name
+        + "".join(f" ({checksum}...)" for checksum in sorted(sums) if checksum)
+        + (", of which there are several: compare only runs with the same" if len(sums) > 1 else "")
+        for name, sums in files.items()
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- sections

@@ -4,10 +4,12 @@ cell, seed      {factor: level}, and the number
 fields          {dotted name: value} of its config, all that its results depend on
 provenance      commit, versions and devices
 data            images, and the size (rows, columns) of the first of them: what it was trained on
+weights         SHA-256 of the file that it began with, "" without one
 trained         steps, hours, images_per_second; losses and scores {step: value}, the scores in percent
 tests           {test: {"conditions": {...}, "miou": ..., "iou": {class: ...}, ...}}, as evaluation.json has a mode
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -71,6 +73,7 @@ class Results:
             "fields": deciding(run.config),
             "provenance": provenance,
             "data": {"images": len(data), "size": data[0]["label"].shape},
+            "weights": found["weights"] if found else _checksum(run.config.init_from),
             "trained": {
                 "steps": trained.steps,
                 "hours": trained.hours,
@@ -97,6 +100,10 @@ def found_by(scores, details, names, conditions):
     about = {name: value for name, value in conditions.items() if name not in ("run", "step")}
     kept = {name: report[mode][name] for name in KEPT}
     return {"conditions": about, **kept, "segments": report[mode]["segments"][ALL]}
+
+
+def _checksum(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def _tuples(value):

@@ -122,3 +122,14 @@ def test_one_seed_has_no_interval(tmp_path):
     assert row["seeds"] == "1"
     assert row["t low"] in ("nan", "")
     assert Found(plan, results).missing
+
+
+def test_two_files_of_one_name_to_begin_with_are_said(tmp_path):
+    plan = small_plan()
+    results = Results(tmp_path / "results")
+    make_results(plan, results, share)
+    path = results.path(plan.runs[0])
+    path.write_text(path.read_text().replace('"weights": ""', '"weights": "0123456789abcdef"'))
+    write_report(plan, results, tmp_path)
+    page = (tmp_path / "table.md").read_text()
+    assert "scratch (0123456789ab...), of which there are several" in page

@@ -7,6 +7,7 @@ import pytest
 from tiny import tiny_config
 
 import cropjax.study.work as module
+from cropjax.config import build_source
 from cropjax.errors import UserError
 from cropjax.loop import NotFiniteError
 from cropjax.restore import restore_run
@@ -50,6 +51,9 @@ def test_every_run_is_made_once_and_tested_in_every_way(done):
         assert list(found["tests"]) == ["pools", "whole"]
         assert found["trained"]["steps"] == 2
         assert found["seed"] == run.seed
+        assert found["weights"] == ""
+        source = build_source(run.config, "train")
+        assert found["data"] == {"images": len(source), "size": list(source[0]["label"].shape)}
         assert (folder / run.name / "panels.png").stat().st_size > 0
         step, _, _ = restore_run(run.config, folder / run.name, "latest", make_mesh(data=-1, space=1))
         assert step == 2

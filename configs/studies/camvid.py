@@ -26,7 +26,7 @@ def network(name, depth):
         config.model.head.channels = 512 if depth == 50 else 32
         config.model.auxiliary.channels = 256 if depth == 50 else 16
         config.init_from = WEIGHTS[depth]
-        config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=100)
+        config.optim.warmup_steps = 100
     else:
         config.model.backbone.update(widths=(32, 64, 160, 256), depths=(1, 1, 2, 1))
         config.model.head.channels = 64

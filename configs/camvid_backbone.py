@@ -3,7 +3,7 @@
     python -m cropjax.main --config configs/camvid_backbone.py --config.data.root=path/to/CamVid \\
         --workdir runs/camvid_backbone
     python -m cropjax.convert --config configs/camvid_backbone.py --workdir runs/camvid_backbone \\
-        --out weights/camvid_resnet18_w16.safetensors
+        --checkpoint latest --out weights/camvid_resnet18_w16.safetensors
 
 It stands for the ImageNet weights of the study, which no narrow network has: 4000 crops of 168x168, all that a batch
 of 2 sees in 2000 steps, are too few to begin with nothing. Whole images, so that it knows no crop size; PSPNet's head

@@ -36,7 +36,8 @@ def estimate_statistics(config, weights, count):
     config.eval.pool_window = ()
     graph, _ = split_model(build_model(config))
     places = np.linspace(0, len(source) - 1, count).round().astype(int)
-    batches = np.array_split(places, -(-count // TOGETHER))
+    number = -(-count // TOGETHER)
+    batches = [places[first::number] for first in range(number)]  # frames of a film that follow one another are alike
 
     def image(index):
         return resize_keep_ratio(source[int(index)]["image"], tuple(config.data.scale))
@@ -49,10 +50,10 @@ def estimate_statistics(config, weights, count):
 
     weights, total = jax.device_put(weights, one_device().devices.flat[0]), None
     with Progress(count, unit="image", label="norm statistics") as progress:
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
             found, share = statistics(weights, *_padded([image(i) for i in batch])), len(batch) / count
             total = _added(total, found, share)
-            progress.update(int(np.searchsorted(places, batch[-1])) + 1)
+            progress.update(sum(map(len, batches[:number])))
     return jax.device_get(total)
 
 

@@ -11,7 +11,6 @@ from cropjax.study.effects import estimate
 from cropjax.study.plan import NETWORK
 
 TEST = "test"
-MOST_TICKS = 40  # cells of a matrix that have their score written in
 
 
 def differences(found, factor, low, high):

@@ -37,7 +37,7 @@ class Found:
 
     def __init__(self, plan, results):
         self.plan = plan
-        pairs = [(run, results.get(run)) for run in plan.runs]
+        pairs = [(run, results.get(run, plan.tests_of(run.cell))) for run in plan.runs]
         self.runs = [(run, found) for run, found in pairs if found]
         self.missing = [
             run.name for run, found in pairs if not found or set(plan.tests_of(run.cell)) - set(found["tests"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from cropjax.compare import read_run
 from cropjax.config import build_source
 from cropjax.errors import UserError
+from cropjax.evaluate import conditions
 from cropjax.evaluation.report import ALL, report_of
 from cropjax.workdir import compared, fields_of, write_text
 
@@ -34,16 +35,18 @@ class Results:
     def path(self, run):
         return self.folder / f"{run.name}.json"
 
-    def get(self, run):
-        """What was found of `run`, or None.
+    def get(self, run, tests=()):
+        """What was found of `run`, or None; `tests` {name: config} are those of the study.
 
         Raises:
-            UserError: the file is damaged, or of a run with another config.
+            UserError: the file is damaged, of a run with another config, or of a test with other conditions.
         """
         path = self.path(run)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             fields = {name: _tuples(value) for name, value in found["fields"].items()}
+            tested = {name: found["tests"][name]["conditions"] for name in tests if name in found["tests"]}
+            expected = {name: conditions(tests[name], about["sizes"]) for name, about in tested.items()}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -55,11 +58,17 @@ class Results:
                 f"{path} is of a run with another {other[0]}, {fields.get(other[0])!r} where the study has "
                 f"{wanted.get(other[0])!r}: choose another folder, or remove it, and the run is made again"
             )
+        for test, about in expected.items():
+            if any(tested[test][name] != value for name, value in about.items()):
+                raise UserError(
+                    f"{path} is of another test {test!r} than the study's: give the study's another name, and it is "
+                    "made besides, or remove the file, and the run is made again"
+                )
         return found
 
     def lacks(self, run, tests):
-        """The names of `tests` that are not there."""
-        found = self.get(run)
+        """The names of `tests`, {name: config}, that are not there."""
+        found = self.get(run, tests)
         return [test for test in tests if found is None or test not in found["tests"]]
 
     def put(self, run, workdir, tests):
@@ -93,11 +102,11 @@ def deciding(config):
     return {name: value for name, value in fields.items() if not name.startswith(NOT_COMPARED) and name != "seed"}
 
 
-def found_by(scores, details, names, conditions):
-    """Of one test, whose config has one mode: {"conditions": {...}, "miou": ..., ...}."""
-    report = report_of(scores, details, names, conditions)
+def found_by(scores, details, names, about):
+    """Of one test, whose config has one mode: {"conditions": {...}, "miou": ..., ...}; `about` as in conditions."""
+    report = report_of(scores, details, names, about)
     (mode,) = scores
-    about = {name: value for name, value in conditions.items() if name not in ("run", "step")}
+    about = {name: value for name, value in about.items() if name not in ("run", "step")}
     kept = {name: report[mode][name] for name in KEPT}
     return {"conditions": about, **kept, "segments": report[mode]["segments"][ALL]}
 

@@ -5,6 +5,7 @@ from study_results import make_results, small_plan, small_study
 
 from cropjax.errors import UserError
 from cropjax.study.plan import read_plan
+from cropjax.study.report import Found
 from cropjax.study.results import Results
 
 
@@ -20,9 +21,10 @@ def test_a_run_has_what_its_file_has(made):
     first, second = plan.runs[:2]
     assert results.get(first)["seed"] == 0
     assert results.lacks(first, plan.tests_of(first.cell)) == []
-    assert results.lacks(first, ("whole", "more")) == ["more"]
+    tests = plan.tests_of(first.cell)
+    assert results.lacks(first, {"whole": tests["whole"], "more": tests["slide"]}) == ["more"]
     assert results.get(second) is None
-    assert results.lacks(second, ("whole", "slide")) == ["whole", "slide"]
+    assert results.lacks(second, tests) == ["whole", "slide", "pools"]
 
 
 def test_results_of_another_config_are_not_taken(made):
@@ -32,6 +34,22 @@ def test_results_of_another_config_are_not_taken(made):
     run = read_plan(study).runs[0]
     with pytest.raises(UserError, match=r"seed_0.json is of a run with another optim.lr, 0.01 where the study has 0.5"):
         results.get(run)
+
+
+@pytest.mark.parametrize(
+    ("test", "field", "value"),
+    [("slide", "stride", (8, 8)), ("pools", "pool_window", (64, 64)), ("whole", "dtype", "bfloat16")],
+)
+def test_results_of_a_test_that_has_changed_are_not_taken(made, test, field, value):
+    _, results = made
+    study = small_study()
+    study.tests[test]["eval"][field] = value
+    plan = read_plan(study)
+    run = plan.runs[0]
+    with pytest.raises(UserError, match=rf"seed_0.json is of another test '{test}' than the study's"):
+        results.lacks(run, plan.tests_of(run.cell))
+    with pytest.raises(UserError, match="another test"):
+        Found(plan, results)
 
 
 def test_where_the_data_are_and_how_tests_look_does_not_matter(made):

@@ -74,16 +74,20 @@ def student(values):
 def estimate(pairs):
     """The `Estimate` of {(context, seed): value}, None without any; each seed's is the mean over its contexts.
 
-    Contexts that not all seeds have are left out, unless all are: seeds could not be compared.
+    Seeds are compared over the same contexts, or what differs between contexts would pass for luck. Where runs are
+    missing, those seeds and contexts count that have the most pairs, and of two such choices the one with more seeds.
     """
-    seeds = sorted({seed for _, seed in pairs})
-    contexts = {context for context, _ in pairs}
-    whole = {context for context in contexts if all((context, seed) in pairs for seed in seeds)}
-    kept = {key: value for key, value in pairs.items() if key[0] in (whole or contexts)}
-    if not kept:
+    contexts_of = {}
+    for context, seed in pairs:
+        contexts_of.setdefault(seed, set()).add(context)
+    seeds = sorted(contexts_of, key=lambda seed: (-len(contexts_of[seed]), seed))
+    if not seeds:
         return None
-    by_seed = {seed: [value for (_, other), value in kept.items() if other == seed] for seed in seeds}
-    return Estimate({seed: float(np.mean(values)) for seed, values in by_seed.items() if values}, len(kept))
+    choices = [seeds[:number] for number in range(1, len(seeds) + 1)]
+    common = [(some, set.intersection(*map(contexts_of.get, some))) for some in choices]
+    seeds, contexts = max(common, key=lambda one: (len(one[0]) * len(one[1]), len(one[0])))
+    by_seed = {seed: float(np.mean([pairs[context, seed] for context in contexts])) for seed in sorted(seeds)}
+    return Estimate(by_seed, len(seeds) * len(contexts))
 
 
 def differences(values, factor, low, high):

@@ -29,6 +29,8 @@ from cropjax.validation import validate
 
 ALL = ("*",)  # of a grid: every level of a factor
 NETWORK = "network"
+TESTED_BY = ("eval", "data")
+RESERVED = {NETWORK, "test", "seed", "fraction"}  # no names of factors
 
 
 def new_study(title):
@@ -99,6 +101,10 @@ class Plan:
         for name, change in self.tests.items():
             with _named(f"tests[{name!r}] of {cell.name}"):
                 config = changed(cell.config, change)
+                if other := [
+                    group for group in config if group not in TESTED_BY and config[group] != cell.config[group]
+                ]:
+                    raise UserError(f"a test changes {' and '.join(TESTED_BY)} alone, and not {other[0]}")
                 if "pool_norm" in config.model.head or not config.eval.pool_window:
                     configs[name] = validate(config)
                 if len(config.eval.modes) > 1:
@@ -125,8 +131,16 @@ def read_plan(study):
         )
     if not study.networks:
         raise UserError("networks is empty: name at least one, {'PSPNet': config}")
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+    if (
+        not study.seeds
+        or len(set(study.seeds)) < len(study.seeds)
+        or any(type(seed) is not int for seed in study.seeds)
+    ):
         raise UserError(f"seeds = {study.seeds!r} must be different whole numbers, at least one")
+    if not study.tests:
+        raise UserError("tests is empty: name at least one, {'whole': {}}")
+    if reserved := sorted(RESERVED & set(study.factors)):
+        raise UserError(f"factors.{reserved[0]}: the name has a meaning of its own in a study, choose another")
     factors = {NETWORK: dict(study.networks)} | {name: dict(levels) for name, levels in study.factors.items()}
     for name, levels in factors.items():
         if not levels:
@@ -150,7 +164,7 @@ def read_plan(study):
         tuple(study.seeds),
         dict(study.tests),
         tuple(study.contrast),
-        tuple((dict(levels), *rest) for levels, *rest in study.published),
+        tuple(_published(number, one, factors, study.tests) for number, one in enumerate(study.published)),
     )
     for cell in cells:
         plan.tests_of(cell)
@@ -170,6 +184,8 @@ def _grid(grid, factors, at):
     for name, levels in factors.items():
         wanted = tuple(grid.get(name, ALL if name == NETWORK else tuple(levels)[:1]))
         wanted = tuple(levels) if wanted == ALL else wanted
+        if isinstance(grid.get(name), str):
+            raise UserError(f"{at}: {name} = {grid[name]!r} must be a tuple of levels, ({grid[name]!r},)")
         for level in wanted:
             if level not in levels:
                 raise UserError(f"{at}: {name} has no level {level!r}; it has {', '.join(levels)}")
@@ -211,9 +227,25 @@ def _named(place):
         raise UserError(f"{place}: {one_line(error)}") from error
 
 
+def _published(number, one, factors, tests):
+    """A number of somebody else, as (cell, test, score, who)."""
+    try:
+        levels, test, score, who = one
+        known = all(level in factors[factor] for factor, level in levels.items()) and test in ("", *tests)
+        score, who = float(score), str(who)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        known = False
+    if not known:
+        raise UserError(
+            f"published[{number}] = {one!r} must be a cell of the study's factors and levels, one of its tests or '', "
+            "mIoU in percent, and who says so"
+        )
+    return dict(levels), test, score, who
+
+
 def _check_contrast(plan):
     if not plan.contrast:
         return
-    factor, *levels = (*plan.contrast, "", "")[:3]
-    if factor not in plan.factors or any(level not in plan.factors[factor] for level in levels):
+    factor, *levels = plan.contrast
+    if len(set(levels)) != 2 or len(levels) != 2 or not set(levels) <= set(plan.factors.get(factor, ())):
         raise UserError(f"contrast = {plan.contrast!r} must be a factor and two of its levels, ('crop', '512', '769')")

@@ -1,7 +1,8 @@
 """The report of a study: report.html, table.md, results.csv, and every table as csv/*.csv.
 
-It is made of the results alone, and of what run folders hold of pictures. Scores are mIoU in percent. Every row names
-the levels of its cell, of which the table of conditions says everything.
+It is made of the results alone, and of what run folders hold of pictures. Scores are mIoU in percent; results.csv has
+them as they are kept, as shares. Every row names the levels of its cell, of which the table of conditions says
+everything.
 """
 
 import csv
@@ -24,7 +25,8 @@ TEST = "test"
 HOW_SURE = (
     "Intervals are of 95 %, over seeds: t is Student's, of the seeds' means; bootstrap is of the mean of seeds drawn "
     "with replacement, too narrow where there are three. Two runs are compared that have the same seed, the same test, "
-    "and the same level of everything but the factor. Where t does not leave 0 out, the sign is not known."
+    "and the same level of everything but the factor. Where t does not leave 0 out, the sign is not known; of twenty "
+    "effects that are none, one has a sign all the same. What other images would say is in no interval."
 )
 SURE = ("t low", "t high", "bootstrap low", "bootstrap high", "seeds", "pairs")
 
@@ -133,7 +135,9 @@ def contrast(found):
     rows = []
     for context in dict.fromkeys(_without(cell, factor) for cell in found.cells):
         at = [_by_seed(found.scores, _with(context, factor, level)) for level in (low, high)]
-        one = estimate({((), seed): at[1][seed] - at[0][seed] for seed in at[0].keys() & at[1].keys()})
+        if both := at[0].keys() & at[1].keys():
+            at = [{seed: one[seed] for seed in both} for one in at]  # so that the row adds up
+        one = estimate({((), seed): at[1][seed] - at[0][seed] for seed in both})
         published = _published(found.plan, context, factor, (low, high))
         if one or any(at):
             rows.append(
@@ -321,7 +325,7 @@ def as_csv(found):
     writer.writerow([*factors, TEST, "seed", "miou", "macc", "aacc", "mbiou", "steps", "hours", "images_per_second"])
     for run, result in found.runs:
         trained = [result["trained"][name] for name in ("steps", "hours", "images_per_second")]
-        for test, one in result["tests"].items():
+        for test, one in ((test, result["tests"][test]) for test in found.plan.tests if test in result["tests"]):
             scores = [one[name] for name in ("miou", "macc", "aacc", "mbiou")]
             writer.writerow([*(run.cell.levels[factor] for factor in factors), test, run.seed, *scores, *trained])
     return file.getvalue()
@@ -366,12 +370,13 @@ def _spread(by_seed):
 
 
 def _published(plan, context, factor, levels):
-    """What others say of the cells of a row, with who says so."""
-    own = dict(context)
+    """What others say of the cells of a row, with who says so; factors that they do not name are at their base."""
+    own, bases = dict(context), {name: others[0] for name, others in plan.factors.items()}
     texts = []
     for level in levels:
+        here = {name: value for name, value in (own | {factor: level}).items() if name != TEST}
         for wanted, test, score, who in plan.published:
-            if (test in ("", own[TEST])) and wanted.items() <= (own | {factor: level}).items():
+            if test in ("", own[TEST]) and bases | wanted == here:
                 texts.append(f"{level}: {score} ({who})")
     return "; ".join(texts)
 

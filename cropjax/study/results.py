@@ -20,6 +20,7 @@ from cropjax.evaluate import conditions
 from cropjax.evaluation.report import ALL, report_of
 from cropjax.workdir import compared, fields_of, write_text
 
+WRITTEN = ("cell", "seed", "fields", "provenance", "data", "weights", "trained", "tests")
 # Of no result: where the data are on a machine, and what the tests set for themselves.
 NOT_COMPARED = ("data.root", "eval.")
 # Of a mode's report, what a study looks at; of the segments those of all classes together.
@@ -43,7 +44,8 @@ class Results:
         """
         path = self.path(run)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            found = {name: stored[name] for name in WRITTEN}
             fields = {name: _tuples(value) for name, value in found["fields"].items()}
             tested = {name: found["tests"][name]["conditions"] for name in tests if name in found["tests"]}
             expected = {name: conditions(tests[name], about["sizes"]) for name, about in tested.items()}

@@ -68,7 +68,13 @@ def test_seeds_are_compared_over_the_contexts_that_all_have():
     """A context that one seed lacks would shift that seed's mean."""
     pairs = {("easy", 0): 1.0, ("easy", 1): 2.0, ("hard", 0): 30.0}
     assert estimate(pairs).by_seed == {0: 1.0, 1: 2.0}
-    assert estimate({("a", 0): 1.0, ("b", 1): 2.0}).by_seed == {0: 1.0, 1: 2.0}
+    assert estimate({("a", 0): 1.0, ("b", 1): 2.0}).by_seed == {0: 1.0}  # what is of two contexts is not of two seeds
+
+
+def test_one_run_more_does_not_put_others_aside():
+    pairs = {(context, seed): float(context + seed) for context in range(10) for seed in (0, 1)}
+    whole, more = estimate(pairs), estimate(pairs | {(0, 2): 2.0})
+    assert (more.by_seed, more.pairs) == (whole.by_seed, 20)
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))

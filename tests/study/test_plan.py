@@ -126,6 +126,16 @@ def test_a_factor_that_comes_later_leaves_the_names():
         (dict(tests={"wrong": dict(eval=dict(mode="whole"))}), r"tests\['wrong'\].*mode"),
         (dict(contrast=("crop", "33", "7")), "contrast = .* must be a factor and two of its levels"),
         (dict(contrast=("crop",)), "contrast = .* must be a factor and two of its levels"),
+        (dict(contrast=("crop", "33", "49", "33")), "contrast = .* must be a factor and two of its levels"),
+        (dict(contrast=("crop", "33", "33")), "contrast = .* must be a factor and two of its levels"),
+        (dict(seeds=("0", "1")), "seeds = .* must be different whole numbers"),
+        (dict(tests={}), "tests is empty"),
+        (dict(tests={"other": dict(train=dict(steps=3))}), r"tests\['other'\] of .* alone, and not train"),
+        (dict(factors={"test": {"a": {}}}, grids=({},)), "factors.test: the name has a meaning of its own"),
+        (dict(grids=({"crop": "49"},)), r"grids\[0\]: crop = '49' must be a tuple of levels, \('49',\)"),
+        (dict(published=(({"crop": "33"}, "whole", 57.64),)), r"published\[0\] = .* must be a cell of the study's"),
+        (dict(published=({"crop": "33"}, "whole", 57.64, "x")), r"published\[0\] = .* must be a cell of the study's"),
+        (dict(published=(({"crops": "33"}, "", 57.64, "x"),)), r"published\[0\] = .* must be a cell of the study's"),
     ],
 )
 def test_what_is_wrong_is_named(changes, message):

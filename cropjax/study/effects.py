@@ -8,6 +8,9 @@ mean of the pairs' differences; its 95 % intervals are over seeds, because a see
 
 With three seeds the first is too narrow: it can never reach beyond the seeds' own values. What is said of an effect
 follows the second.
+
+A fraction of a grid has no two cells that differ in one factor alone. There an effect is fitted, seed by seed, by least
+squares of one number for each level of each factor: it is right if factors do not interact, and has 0 pairs.
 """
 
 import itertools
@@ -108,13 +111,38 @@ def differences(values, factor, low, high):
 
 
 def main_effects(values, factors):
-    """[(factor, low level, high level, Estimate)] of {(cell, seed): value}, for each two levels of `factors`."""
+    """[(factor, low level, high level, Estimate)] of {(cell, seed): value}, for each two levels of `factors`.
+
+    Of a factor without any pairs it is `fitted`.
+    """
     found = []
     for factor, levels in factors.items():
-        for low, high in itertools.combinations(levels, 2):
-            if one := estimate(differences(values, factor, low, high)):
-                found.append((factor, low, high, one))
+        both = list(itertools.combinations(levels, 2))
+        paired = [(factor, *pair, estimate(differences(values, factor, *pair))) for pair in both]
+        if not any(one for *_, one in paired):
+            paired = [(factor, *pair, fitted(values, factors, factor, *pair)) for pair in both]
+        found += [row for row in paired if row[-1]]
     return found
+
+
+def fitted(values, factors, factor, low, high):
+    """The `Estimate` by least squares over the cells that most seeds have, None if these cells cannot tell."""
+    cells_of = {}
+    for cell, seed in values:
+        cells_of.setdefault(frozenset(cell), set()).add(seed)
+    seeds = set().union(*cells_of.values())
+    cells = [dict(cell) for cell, own in cells_of.items() if own == seeds]
+    columns = [(name, level) for name, levels in factors.items() for level in levels[1:]]
+    design = np.array([[1.0, *(cell[name] == level for name, level in columns)] for cell in cells])
+    wanted = np.array([0.0, *((name == factor) * ((level == high) - (level == low)) for name, level in columns)])
+    if not len(cells) or not np.allclose(wanted @ np.linalg.pinv(design) @ design, wanted):
+        return None
+    keyed = {(frozenset(cell), seed): value for (cell, seed), value in values.items()}
+    weights = wanted @ np.linalg.pinv(design)
+    by_seed = {
+        seed: float(weights @ [keyed[frozenset(cell.items()), seed] for cell in cells]) for seed in sorted(seeds)
+    }
+    return Estimate(by_seed, 0)
 
 
 def interactions(values, factors):

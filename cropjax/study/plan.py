@@ -12,9 +12,10 @@ have made, `lambda config: dict(optim=dict(lr=config.optim.lr * config.train.bat
 factor is its base: where a grid does not name the factor, its cells are there. Grids are worked off one after the
 other; a cell that two of them have is one cell.
 
-A grid with `fraction=n` keeps every n-th of its cells: those whose places in the lists of levels have a sum that n
-divides. Of k factors with two levels each, n = 2 keeps the regular half: from four factors on no main effect is mixed
-up with an interaction of two, and from five on no two of these with each other (Box, Hunter & Hunter, chapter 6).
+A grid with `fraction=n`, of factors with n levels each, keeps every n-th of a network's cells: those whose places in
+the lists of levels have a sum that n divides. Of k factors with two levels, n = 2 keeps the regular half: from four
+factors on no main effect is mixed up with an interaction of two, and from five on no two of these with each other (Box,
+Hunter & Hunter, chapter 6). What it can tell of an effect is fitted to all cells: no two differ in one factor alone.
 """
 
 import contextlib
@@ -190,9 +191,15 @@ def _grid(grid, factors, at):
             if level not in levels:
                 raise UserError(f"{at}: {name} has no level {level!r}; it has {', '.join(levels)}")
         chosen.append(wanted)
+    for name, wanted in zip(factors, chosen, strict=True):
+        if fraction > 1 and name != NETWORK and len(wanted) not in (1, fraction):
+            raise UserError(
+                f"{at}: fraction = {fraction} is of factors with {fraction} levels, and {name} has {len(wanted)}"
+            )
     places = itertools.product(*(range(len(levels)) for levels in chosen))
-    for place in places:
+    for network, *place in places:
         if sum(place) % fraction == 0:
+            place = (network, *place)
             yield {name: levels[i] for name, levels, i in zip(factors, chosen, place, strict=True)}
 
 

@@ -177,9 +177,10 @@ def in_short(found):
 
 def _in_words(one):
     low, high = one.t
+    how = "" if one.pairs else ", fitted"
     if not np.isfinite(low):
-        return f"{one.mean:+.1f} (one seed)"
-    return f"{one.mean:+.1f} ({low:+.1f} to {high:+.1f}{'' if one.is_clear else ', sign not known'})"
+        return f"{one.mean:+.1f} (one seed{how})"
+    return f"{one.mean:+.1f} ({low:+.1f} to {high:+.1f}{'' if one.is_clear else ', sign not known'}{how})"
 
 
 def everything(found):
@@ -210,7 +211,7 @@ def effects(found):
         rows += [(network, "", *effect) for effect in _effects(own, {TEST: tuple(found.plan.tests)})]
     words = (
         "By how much mIoU, in points, is higher at the second level than at the first, over all cells that differ in "
-        "nothing else."
+        "nothing else; 0 pairs: fitted to all cells, as if factors did not act on each other."
     )
     columns = (NETWORK, TEST, "factor", "from", "to", "effect", *SURE)
     return Section("What each factor is worth", words, (Table("effects", columns, tuple(rows)),))

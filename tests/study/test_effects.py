@@ -77,6 +77,37 @@ def test_one_run_more_does_not_put_others_aside():
     assert (more.by_seed, more.pairs) == (whole.by_seed, 20)
 
 
+def half(k, effects, noise=lambda seed: 0.0):
+    """{(cell, seed): value} of the regular half of k factors a, b, ... with the levels 0 and 1."""
+    names = "abcdef"[:k]
+    cells = [place for place in itertools.product("01", repeat=k) if place.count("1") % 2 == 0]
+    return {
+        (tuple(zip(names, place, strict=True)), seed): sum(
+            effect for name, effect in zip(names, effects, strict=True) if place[names.index(name)] == "1"
+        )
+        + noise(seed)
+        for place in cells
+        for seed in range(3)
+    }
+
+
+def test_what_was_put_in_comes_out_of_half_a_grid():
+    effects = (1.0, -2.0, 3.0, 0.5, 0.0)
+    values = half(5, effects, noise=lambda seed: 10.0 * seed)
+    factors = dict.fromkeys("abcde", ("0", "1"))
+    found = {factor: one for factor, _, _, one in main_effects(values, factors)}
+    for factor, effect in zip("abcde", effects, strict=True):
+        assert found[factor].mean == pytest.approx(effect)
+        assert found[factor].pairs == 0
+        assert found[factor].by_seed == pytest.approx(dict.fromkeys(range(3), effect))
+
+
+def test_what_cells_cannot_tell_apart_is_not_fitted():
+    """Two factors that always change together."""
+    values = {((("a", level), ("b", level)), seed): float(level) for level in "01" for seed in range(2)}
+    assert main_effects(values, dict.fromkeys("ab", ("0", "1"))) == []
+
+
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))
 def test_students_interval_is_scipys(numbers):
     if np.std(numbers) < 1e-6:

@@ -101,6 +101,7 @@ def test_a_factor_that_comes_later_leaves_the_names():
         ),
         (dict(grids=({}, {"crop": ("7",)})), r"grids\[1\]: crop has no level '7'; it has 33, 49"),
         (dict(grids=({"crop": ALL, "fraction": 0},)), "fraction = 0 must be a whole number from 1"),
+        (dict(grids=({"crop": ALL, "fraction": 3},)), "fraction = 3 is of factors with 3 levels, and crop has 2"),
         (dict(factors={"crop": {}}), "factors.crop has no levels"),
         (
             dict(factors={"crop": {"7": dict(data=dict(crop=7))}}, grids=({},)),

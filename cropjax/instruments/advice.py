@@ -6,6 +6,7 @@ own map (valid_taps.py). A pool scale is kept by its cells: the one whose cells 
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -88,10 +89,16 @@ def padded_share(config, size=(1024, 2048), steps=20_000):
 
     Also the mean share of a crop that is image: (padded, valid).
     """
-    low, high = config.data.ratio_range
-    rows, columns = config.data.crop_size
+    data = config.data
+    return _padded_share(tuple(size), tuple(data.scale), tuple(data.ratio_range), tuple(data.crop_size), steps)
+
+
+@cache
+def _padded_share(size, scale, ratio_range, crop, steps):
+    low, high = ratio_range
+    rows, columns = crop
     ratios = low + (np.arange(steps) + 0.5) / steps * (high - low)
-    sizes = np.array([_rescaled(size, config.data.scale, ratio) for ratio in ratios])
+    sizes = np.array([_rescaled(size, scale, ratio) for ratio in ratios])
     inside = np.minimum(sizes, (rows, columns))
     return float((inside < (rows, columns)).any(1).mean()), float((inside.prod(1) / (rows * columns)).mean())
 

@@ -65,27 +65,37 @@ def matrix(found, tests):
 
 
 def curves(found):
-    """Score and loss over the steps, one colour a cell, a thin line a run."""
-    cells = {}
+    """Score and loss over the steps: a row a network, one colour a cell, a thin line a run."""
+    networks = {}
     for run, result in found.runs:
+        cells = networks.setdefault(run.cell.levels[NETWORK], {})
         cells.setdefault(run.cell.name, []).append(result["trained"])
 
     def paint(axes):
-        for axis, kind in zip(axes[:, 0], ("scores", "losses"), strict=True):
-            for number, (name, runs) in enumerate(cells.items()):
-                colour = COLOURS[number % len(COLOURS)]
-                style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
-                lines = [_line(run[kind], points=60) for run in runs]
-                for steps, values in lines:
-                    axis.plot(steps, values, style, color=colour, lw=0.6, alpha=0.5)
-                steps = sorted(set.intersection(*(set(steps) for steps, _ in lines)))
-                mean = [np.mean([dict(zip(*line, strict=True))[step] for line in lines]) for step in steps]
-                axis.plot(steps, mean, style, color=colour, lw=1.6, label=name)
-        axes[0, 0].set(ylabel="mIoU, %")
-        axes[1, 0].set(ylabel="training loss", yscale="log", xlabel="steps")
-        axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
+        for row, (network, cells) in zip(axes, networks.items(), strict=True):
+            for axis, kind in zip(row, ("scores", "losses"), strict=True):
+                for number, (name, runs) in enumerate(cells.items()):
+                    _curve(axis, number, name.removeprefix(network).lstrip(","), [run[kind] for run in runs])
+            row[0].set(title=network, ylabel="mIoU, %")
+            row[1].set(title="training loss", yscale="log")
+            row[1].legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=6)
+        for axis in axes[-1]:
+            axis.set(xlabel="steps")
 
-    return draw(2, 1, paint, height=2.6)
+    most = max(map(len, networks.values()))
+    return draw(len(networks), 2, paint, height=max(2.2, 0.6 + 0.14 * most))
+
+
+def _curve(axis, number, name, runs):
+    """The runs of one cell and, thick, their mean."""
+    colour = COLOURS[number % len(COLOURS)]
+    style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
+    lines = [_line(run, points=60) for run in runs]
+    for steps, values in lines:
+        axis.plot(steps, values, style, color=colour, lw=0.6, alpha=0.5)
+    steps = sorted(set.intersection(*(set(steps) for steps, _ in lines)))
+    mean = [np.mean([dict(zip(*line, strict=True))[step] for line in lines]) for step in steps]
+    axis.plot(steps, mean, style, color=colour, lw=1.6, label=name)
 
 
 def _line(values, points):

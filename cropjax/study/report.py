@@ -41,11 +41,10 @@ class Found:
         self.plan = plan
         pairs = [(run, results.get(run, plan.tests_of(run.cell))) for run in plan.runs]
         self.runs = [(run, found) for run, found in pairs if found]
-        self.missing = [
-            run.name for run, found in pairs if not found or set(plan.tests_of(run.cell)) - set(found["tests"])
-        ]
+        self.missing = [run for run, found in pairs if not found or set(plan.tests_of(run.cell)) - set(found["tests"])]
         self.scores = self.values(lambda one: one["miou"])
-        self.factors = {name: levels for name, levels in plan.factors.items() if name in plan.varied()}
+        varied = plan.varied([run.cell for run, _ in self.runs])
+        self.factors = {name: levels for name, levels in plan.factors.items() if name in varied}
         self.cells = list(dict.fromkeys(cell for cell, _ in self.scores))
 
     def values(self, what):
@@ -94,7 +93,8 @@ def write_report(plan, results, workdir):
     data = found.runs[0][1]["data"]
     facts = {
         "runs": f"{len(found.runs)} of {len(plan.runs)}, {len(plan.seeds)} seeds a cell",
-        "missing": ", ".join(found.missing) or "nothing",
+        "missing": _missing(found),
+        "the same in all": _the_same(found) or "nothing",
         "data": f"{plan.cells[0].config.data.source}, {data['images']} training images of {hxw(data['size'])}",
         "weights from": _beginnings(found),
         "trained on": "; ".join(machines),
@@ -111,6 +111,24 @@ def write_report(plan, results, workdir):
 def _machine(result):
     devices = result["provenance"]["devices"]
     return f"{devices['count']} x {devices['kind']}"
+
+
+def _missing(found):
+    """What has no results, or not all: whole cells by their names."""
+    cells = {}
+    for run in found.missing:
+        cells.setdefault(run.cell.name, []).append(run.name)
+    whole = [name for name, runs in cells.items() if len(runs) == len(found.plan.seeds)]
+    parts = [run for name, runs in cells.items() if name not in whole for run in runs]
+    if whole:
+        parts.append(f"and all of {len(whole)} of {len(found.plan.cells)} cells: {'; '.join(whole)}")
+    return ", ".join(parts).removeprefix("and ") or "nothing"
+
+
+def _the_same(found):
+    """The factors that have one level in all cells that there are."""
+    levels = found.runs[0][0].cell.levels
+    return ", ".join(f"{name} {level}" for name, level in levels.items() if name not in found.factors)
 
 
 def _beginnings(found):

@@ -177,19 +177,26 @@ def contrast(found):
 
 def in_short(found):
     """The effects in sentences, and how to read all numbers."""
-    lines = []
-    for test in found.plan.tests:
-        for factor, levels in found.factors.items():
-            if factor == NETWORK:
-                continue
-            said = []
-            for network in found.plan.factors[NETWORK]:
-                for _, low, high, one in main_effects(found.of(network=network, test=test), {factor: levels}):
-                    said.append(f"{network} {low} to {high} {_in_words(one)}")
-            if said:
-                lines.append(f"{test}, {factor}: {'; '.join(said)}.")
+    tests = tuple(found.plan.tests)
+    factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
+    lines = [
+        f"{test}, {factor}: {said}."
+        for test in tests
+        for factor, levels in factors.items()
+        if (said := _said(found, {factor: levels}, test=test))
+    ]
+    lines += [f"test: {said}." for test in tests[1:] if (said := _said(found, {TEST: (tests[0], test)}))]
     return Section(
         "In short", "\n\n".join(["Points of mIoU, over all cells that differ in nothing else.", *lines, HOW_SURE])
+    )
+
+
+def _said(found, factors, **levels):
+    """The main effects of one factor, network by network, of the cells with these levels."""
+    return "; ".join(
+        f"{network} {low} to {high} {_in_words(one)}"
+        for network in found.plan.factors[NETWORK]
+        for _, low, high, one in main_effects(found.of(network=network, **levels), factors)
     )
 
 

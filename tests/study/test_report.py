@@ -62,6 +62,22 @@ def test_effects_are_those_that_were_put_in(made):
     assert float(found["PSPNet", "", "test", "whole", "slide"]["effect"]) == 0
 
 
+def test_sentences_say_what_tables_say(made):
+    folder, _, _ = made
+    said = (folder / "table.md").read_text()
+    effects = {(row["network"], row["test"], row["factor"], row["to"]): row for row in rows(folder, "effects")}
+    for (network, test, factor, to), row in effects.items():
+        if factor == "crop" or row["from"] == "whole":
+            low, high = float(row["t low"]), float(row["t high"])
+            words = f"{network} {row['from']} to {to} {float(row['effect']):+.1f} ({low:+.1f} to {high:+.1f}"
+            (line,) = [
+                line
+                for line in said.splitlines()
+                if line.startswith(f"{test}, {factor}: " if test else "test: ") and words in line
+            ]
+            assert ("sign not known" in line.split(words)[1].split(")")[0]) == (low <= 0 <= high)
+
+
 def test_every_number_has_its_conditions(made):
     folder, plan, _ = made
     cells = [row["cell"] for row in rows(folder, "conditions")]

@@ -1,8 +1,8 @@
 """The backbone that configs/studies/camvid.py begins with: ResNet-18 of width 16, trained on whole images of CamVid.
 
-    python -m cropjax.main --config configs/camvid_backbone.py --config.data.root=path/to/CamVid \\
+    python -m cropjax.main --config configs/studies/backbones/camvid.py --config.data.root=path/to/CamVid \\
         --workdir runs/camvid_backbone
-    python -m cropjax.convert --config configs/camvid_backbone.py --workdir runs/camvid_backbone \\
+    python -m cropjax.convert --config configs/studies/backbones/camvid.py --workdir runs/camvid_backbone \\
         --checkpoint latest --out weights/camvid_resnet18_w16.safetensors
 
 It stands for the ImageNet weights of the study, which no narrow network has: 4000 crops of 168x168, all that a batch

@@ -5,10 +5,10 @@
 The geometry of the study's 512 and 769 on 2048x1024, in small: output stride 8 and crops of 168 and 256, whose last
 maps of 21 and 32 positions stand to the largest rate, 12, as 64 and 97 to 36; no crop of 168 is padded and 14 % of
 those of 256 are. ResNet-18 of width 16, as two CPU cores can train it, from the weights that `backbones/camvid.py`
-beside this file makes: run its two commands first. `camvid.py:50` has ResNet-50 of full width and its ImageNet weights, for a GPU. The
-transformers begin with nothing. The learning rate stays as the batch grows, as in the study. Order of work: crop
-against batch; the norm behind the pool; BatchNorm's groups and the learning rate, which a batch changes along with
-itself; pixels seen; the study's remedies; the transformers.
+beside this file makes: run its two commands first. `camvid.py:50` has ResNet-50 of full width and its ImageNet
+weights, for a GPU. The transformers begin with nothing. The learning rate stays as the batch grows, as in the study.
+Order of work: crop against batch; the norm behind the pool; BatchNorm's groups and the learning rate, which a batch
+changes along with itself; pixels seen; the study's remedies; the transformers.
 """
 
 from cropjax.config import defaults

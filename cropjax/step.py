@@ -117,9 +117,8 @@ def run_key(seed, mesh):
 
     An argument of the step and no constant: runs that differ in their seed share its program.
     """
-    return jax.jit(
-        lambda: jax.random.key(seed), out_shardings=replicated(mesh)
-    )()  # device_put takes no key to other hosts
+    drawn = jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))  # device_put cannot reach other hosts
+    return drawn()
 
 
 def make_train_step(graph, direction, schedule, config, mesh, class_weights=(), template=None):

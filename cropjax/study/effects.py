@@ -80,17 +80,23 @@ def estimate(pairs):
     Seeds are compared over the same contexts, or what differs between contexts would pass for luck. Where runs are
     missing, those seeds and contexts count that have the most pairs, and of two such choices the one with more seeds.
     """
+    seeds, contexts = _compared(pairs)
+    if not contexts:
+        return None
+    by_seed = {seed: float(np.mean([pairs[context, seed] for context in contexts])) for seed in seeds}
+    return Estimate(by_seed, len(seeds) * len(contexts))
+
+
+def _compared(keys):
+    """(seeds, contexts) of (context, seed) `keys`, all of these seeds having all of these contexts."""
     contexts_of = {}
-    for context, seed in pairs:
+    for context, seed in keys:
         contexts_of.setdefault(seed, set()).add(context)
     seeds = sorted(contexts_of, key=lambda seed: (-len(contexts_of[seed]), seed))
-    if not seeds:
-        return None
-    choices = [seeds[:number] for number in range(1, len(seeds) + 1)]
-    common = [(some, set.intersection(*map(contexts_of.get, some))) for some in choices]
-    seeds, contexts = max(common, key=lambda one: (len(one[0]) * len(one[1]), len(one[0])))
-    by_seed = {seed: float(np.mean([pairs[context, seed] for context in contexts])) for seed in sorted(seeds)}
-    return Estimate(by_seed, len(seeds) * len(contexts))
+    choices = [
+        (sorted(seeds[: i + 1]), set.intersection(*map(contexts_of.get, seeds[: i + 1]))) for i in range(len(seeds))
+    ]
+    return max(choices, key=lambda one: (len(one[0]) * len(one[1]), len(one[0])), default=((), ()))
 
 
 def differences(values, factor, low, high):
@@ -126,23 +132,18 @@ def main_effects(values, factors):
 
 
 def fitted(values, factors, factor, low, high):
-    """The `Estimate` by least squares over the cells that most seeds have, None if these cells cannot tell."""
-    cells_of = {}
-    for cell, seed in values:
-        cells_of.setdefault(frozenset(cell), set()).add(seed)
-    seeds = set().union(*cells_of.values())
-    cells = [dict(cell) for cell, own in cells_of.items() if own == seeds]
+    """The `Estimate` by least squares over cells that the same seeds have, None if these cells cannot tell."""
+    seeds, cells = _compared(values)
+    cells = sorted(cells)
     columns = [(name, level) for name, levels in factors.items() for level in levels[1:]]
-    design = np.array([[1.0, *(cell[name] == level for name, level in columns)] for cell in cells])
+    design = np.array([[1.0, *(dict(cell)[name] == level for name, level in columns)] for cell in cells])
     wanted = np.array([0.0, *((name == factor) * ((level == high) - (level == low)) for name, level in columns)])
-    if not len(cells) or not np.allclose(wanted @ np.linalg.pinv(design) @ design, wanted):
+    if not cells:
         return None
-    keyed = {(frozenset(cell), seed): value for (cell, seed), value in values.items()}
     weights = wanted @ np.linalg.pinv(design)
-    by_seed = {
-        seed: float(weights @ [keyed[frozenset(cell.items()), seed] for cell in cells]) for seed in sorted(seeds)
-    }
-    return Estimate(by_seed, 0)
+    if not np.allclose(weights @ design, wanted):
+        return None
+    return Estimate({seed: float(weights @ [values[cell, seed] for cell in cells]) for seed in seeds}, 0)
 
 
 def interactions(values, factors):

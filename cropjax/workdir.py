@@ -87,11 +87,14 @@ def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) ->
 
 
 @contextlib.contextmanager
-def locked(path, option="--workdir"):
-    """Holds the lock of the folder that `option` names. It is the system's, and gone with the process anyhow."""
+def locked(path, option="--workdir", *, wait=False):
+    """Holds the lock of the folder that `option` names. It is the system's, and gone with the process anyhow.
+
+    Where another process has it: UserError, or `wait` for that process.
+    """
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 logging.warning(

@@ -58,7 +58,7 @@ def make_results(plan, results, share, skip=()):
             continue
         tests = {
             test: scored(share(run.cell.levels, run.seed, test), config)
-            for test, config in plan.tests_of(run.cell).items()
+            for test, config in run.cell.tests.items()
         }
         steps = list(itertools.islice(itertools.count(2, 2), 2))
         values = {

@@ -8,7 +8,8 @@ those of 256 are. ResNet-18 of width 16, as two CPU cores can train it, from the
 beside this file makes: run its two commands first. `camvid.py:50` has ResNet-50 of full width and its ImageNet
 weights, for a GPU. The transformers begin with nothing. The learning rate stays as the batch grows, as in the study.
 Order of work: crop against batch; the norm behind the pool; BatchNorm's groups and the learning rate, which a batch
-changes along with itself; pixels seen; the study's remedies; the transformers.
+changes along with itself; pixels seen; the study's remedies; the transformers. Where a grid has both batches at a
+linear rate, or both crops with as many pixels, one of the two is a cell that is there already.
 """
 
 from cropjax.config import defaults
@@ -99,10 +100,10 @@ def get_config(depth="18"):
         {"network": CNNS, "crop": ALL},
         {"network": CNNS, "crop": ALL, "batch": ("8",)},
         {"network": CNNS, "crop": ALL, "batch": ("2",), "pool norm": ("off",)},
-        {"network": CNNS, "crop": ALL, "batch": ("8",), "norm of": ("2 images",)},
-        {"network": CNNS, "crop": ALL, "batch": ("2",), "rate": ("linear",)},
-        {"network": CNNS, "crop": ALL, "batch": ("2",), "seen": ("images",)},
-        {"network": CNNS, "crop": ("256",), "batch": ("8",), "seen": ("pixels",)},
+        {"network": CNNS, "crop": ALL, "batch": ALL, "norm of": ("2 images",)},
+        {"network": CNNS, "crop": ALL, "batch": ALL, "rate": ("linear",)},
+        {"network": CNNS, "crop": ALL, "batch": ALL, "seen": ("images",)},
+        {"network": CNNS, "crop": ALL, "batch": ("8",), "seen": ("pixels",)},
         {"network": ("DeepLabV3+",), "crop": ("168",), "batch": ALL, "rates": ("2-4-6",)},
         {"network": ("PSPNet",), "crop": ("168",), "batch": ALL, "scales": ("1-2-4-8",)},
         {"network": OTHERS, "crop": ALL, "batch": ALL},

@@ -2,8 +2,8 @@
 
     python -m cropjax.study --config configs/studies/demo.py --workdir runs/demo_study
 
-Networks of width 8 on scenes of 128x256, for a few steps. It shows what a study is; its networks
-learn too little to say anything about others.
+Networks of width 8 on scenes of 128x256, for a few steps. It shows what a study is; its networks learn too little to
+say anything about others.
 """
 
 from cropjax.config import defaults

@@ -3,9 +3,8 @@
     python -m cropjax.study --config configs/studies/remedies.py --workdir runs/remedies --dry_run
 
 Rates of 6-12-18 (DeepLabV3+), scales of 1-2-4-8 (PSPNet), a batch of 4; beside them the norm of the pooled branch off,
-and, without any training, pools of the crop's size, windows, and norms of whole
-images at test. The base is `configs/{net}_512.py`. Hardware:
-GPUs for weeks, see --dry_run --benchmark. Not run by us yet.
+and, without any training, pools of the crop's size, windows, and norms of whole images at test. The base is
+`configs/{net}_512.py`. Hardware: GPUs for weeks, see --dry_run --benchmark. Not run by us yet.
 """
 
 import runpy

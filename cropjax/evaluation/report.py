@@ -108,13 +108,16 @@ def _title(conditions):
 
 def sentences(conditions):
     """The conditions in words, a string each: what was predicted, how, and what the numbers mean."""
+    return [*looks(conditions), *COUNTING, *DEFINITIONS]
+
+
+def looks(conditions):
+    """As `sentences`, without what is the same of all evaluations."""
     return [
         "{images} images of the {split} split, each once, ".format_map(conditions) + _sizes(conditions["sizes"]) + ".",
         *(f"{mode}: {_mode(how)}." for mode, how in conditions["modes"].items()),
         f"The network computes in {conditions['dtype']}.",
         *conditions["notes"],
-        *COUNTING,
-        *DEFINITIONS,
     ]
 
 

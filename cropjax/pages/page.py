@@ -45,12 +45,18 @@ tr:nth-child(even) td { background: var(--band); }
 @media (max-width: 40rem) { body { font-size: 16px; } figure svg { min-width: 34rem; } }
 """
 OPEN_ROWS = 24  # a longer table is folded away
+MARKDOWN_ROWS = 100  # and one that is longer than this is in its file alone, as nothing is folded there
 
 
 def write(folder: Path, title: str, facts: dict[str, str], sections: list[Section], *, markdown="report.md"):
-    """Writes report.html, a Markdown file with figures/*.svg, and csv/*.csv; `facts` are what was looked at."""
-    for kind in ("csv", "figures"):
+    """Writes report.html, a Markdown file with figures/*.svg, and csv/*.csv; `facts` are what was looked at.
+
+    What an earlier report has left in figures/ and csv/ is removed.
+    """
+    for kind, name in (("csv", "*.csv"), ("figures", "*.svg")):
         (folder / kind).mkdir(parents=True, exist_ok=True)
+        for path in (folder / kind).glob(name):
+            path.unlink()
     for section in sections:
         for table in section.tables:
             write_text(folder / "csv" / f"{table.name}.csv", as_csv(table))
@@ -90,9 +96,9 @@ def as_markdown(title, facts, sections):
         if _is_drawn(section):
             lines += [f"![{section.caption}]({_svg(section)})", "", section.caption, ""]
         for table in section.tables:
-            lines += [f"`csv/{table.name}.csv`", ""]
-            lines += [_row(table.columns), "|---" * len(table.columns) + "|", *map(_row, table.rows)]
-            lines.append("")
+            lines += [f"`csv/{table.name}.csv`: {len(table.rows)} rows", ""]
+            if len(table.rows) <= MARKDOWN_ROWS:
+                lines += [_row(table.columns), "|---" * len(table.columns) + "|", *map(_row, table.rows), ""]
     return "\n".join(lines)
 
 

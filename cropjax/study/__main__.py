@@ -29,6 +29,7 @@ def study(plan, workdir):
     from cropjax.study.report import write_report
     from cropjax.study.results import Results
     from cropjax.study.work import work
+    from cropjax.workdir import locked
 
     runs = chosen(plan.runs, ONLY.value)
     results = Results(RESULTS.value or workdir / "results")
@@ -37,11 +38,13 @@ def study(plan, workdir):
         about = {"size": source[0]["label"].shape, "images": len(source)}
         found = [(run, result) for run in plan.runs if (result := results.get(run))]
         known, machine = paces(BENCHMARK.value) if BENCHMARK.value else paces_of_runs(found)
-        done = {run.name for run in runs if not results.lacks(run, plan.tests_of(run.cell))}
+        done = {run.name for run in runs if not results.lacks(run)}
         print(overview(plan, runs, done, paces=known, machine=machine, **about))
         return 0
     failed = {} if REPORT_ONLY.value else work(plan, runs, workdir, results)
-    write_report(plan, results, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir / "report.lock", wait=True):
+        write_report(plan, results, workdir)
     for name, why in failed.items():
         commandline.complain(f"{name} has no results: {why}")
     return 2 if failed else 0

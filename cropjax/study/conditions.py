@@ -43,18 +43,40 @@ def _numbers(values):
     return "none" if values is None else "-".join(map(str, values))
 
 
+def other_names(cell, plan):
+    """The aliases of a cell, by those of their levels that its name does not say."""
+    return [
+        ", ".join(f"{name}={level}" for name, level in levels.items() if level != cell.levels[name])
+        for levels in cell.aliases
+    ]
+
+
 def comparisons(plan):
-    """[(factor, low, high, cell, cell)] of each two levels that two cells differ in and nothing else; one pair each."""
+    """[(factor, low, high, where, cell, cell)] of cells that differ in one factor, an example of all that it changes.
+
+    `where` is what else in their levels is no base. Cells count under all the combinations that they stand for.
+    """
     found = {}
-    for one, other in itertools.permutations(plan.cells, 2):
-        apart = [factor for factor in plan.factors if one.levels[factor] != other.levels[factor]]
-        if len(apart) != 1:
+    named = [(levels, cell) for cell in plan.cells for levels in cell.combinations]
+    for (ours, one), (theirs, other) in itertools.permutations(named, 2):
+        apart = [factor for factor in plan.factors if ours[factor] != theirs[factor]]
+        if len(apart) != 1 or one is other:
             continue
-        levels = plan.factors[apart[0]]
-        low, high = one.levels[apart[0]], other.levels[apart[0]]
+        factor, levels = apart[0], plan.factors[apart[0]]
+        low, high = ours[factor], theirs[factor]
         if levels.index(low) < levels.index(high):
-            found.setdefault((apart[0], low, high, one.levels[NETWORK]), (one, other))
-    return [(factor, low, high, *pair) for (factor, low, high, _), pair in found.items()]
+            where = [
+                f"{name}={ours[name]}"
+                for name, bases in plan.factors.items()
+                if name not in (factor, NETWORK) and ours[name] != bases[0]
+            ]
+            fields = tuple(name for name, *_ in differing(one.config, other.config)) if factor != NETWORK else ()
+            key = factor, low, high, ours[NETWORK], fields
+            if key not in found or len(where) < len(found[key][3]):
+                found[key] = (factor, low, high, where, one, other)
+    return [
+        (factor, low, high, ", ".join(where), one, other) for factor, low, high, where, one, other in found.values()
+    ]
 
 
 def mixed_up(one, other, size, images):
@@ -70,18 +92,21 @@ def mixed_up(one, other, size, images):
 def warnings(plan, size, images):
     """A line for each factor whose levels mix things up: [(severity, text)], "confound" or "goes along"."""
     found = {}
-    for factor, low, high, one, other in comparisons(plan):
+    for factor, low, high, where, one, other in comparisons(plan):
         if factor == NETWORK:
             continue
         fields, along = mixed_up(one.config, other.config, size, images)
         names = [name for name, _, _ in fields]
+        where = f" ({where})" * bool(where)
         if len(names) > 1:
-            text = f"{factor} {low} to {high} changes {len(names)} fields at once: {', '.join(names)}"
+            text = f"{factor} {low} to {high}{where} changes {len(names)} fields at once: {', '.join(names)}"
             found[text] = "confound"
         own = _of(names)
         more = [f"{name} {shown(x)} to {shown(y)}" for name, x, y in along if name not in own]
         if more:
-            found[f"{factor} {low} to {high}, {one.levels[NETWORK]}: with it go {', '.join(more)}"] = "goes along"
+            found[f"{factor} {low} to {high}{where}, {one.levels[NETWORK]}: with it go {', '.join(more)}"] = (
+                "goes along"
+            )
     return [(kind, text) for text, kind in found.items()]
 
 

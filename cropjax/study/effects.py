@@ -9,6 +9,10 @@ mean of the pairs' differences; its 95 % intervals are over seeds, because a see
 With three seeds the first is too narrow: it can never reach beyond the seeds' own values. What is said of an effect
 follows the second.
 
+`values` are {(cell, seed): value}, and `cells` {levels: cell} says which cell was run with which levels: a tuple of
+(factor, level) pairs, always in one order, whatever names the cell. Combinations of levels that come to one config are
+one cell. It is no pair with itself, and two cells are one pair, however many combinations name both.
+
 A fraction of a grid has no two cells that differ in one factor alone. There an effect is fitted, seed by seed, by least
 squares of one number for each level of each factor: it is right if factors do not interact, and has 0 pairs.
 """
@@ -34,6 +38,11 @@ class Estimate:
     @property
     def mean(self):
         return float(np.mean(list(self.by_seed.values())))
+
+    @property
+    def contexts(self):
+        """Over how many contexts each seed's mean is."""
+        return self.pairs // len(self.by_seed)
 
     @property
     def bootstrap(self):
@@ -99,32 +108,63 @@ def _compared(keys):
     return max(choices, key=lambda one: (len(one[0]) * len(one[1]), len(one[0])), default=((), ()))
 
 
-def differences(values, factor, low, high):
-    """{(context, seed): value at level `high` of `factor` less that at `low`} of {(cell, seed): value}.
+def pairs_of(cells, factor, low, high):
+    """{context: (cell at level `low` of `factor`, cell at `high`)}; a context is levels without the factor."""
+    return _once(_pairs(cells, factor, low, high))
 
-    A cell is a tuple of (factor, level) pairs, and a context one without `factor`.
-    """
+
+def _pairs(cells, factor, low, high):
     found = {}
-    for (cell, seed), value in values.items():
-        levels = dict(cell)
-        if levels.get(factor) != low:
-            continue
-        other = tuple((name, high if name == factor else level) for name, level in cell)
-        if (other, seed) in values:
-            context = tuple((name, level) for name, level in cell if name != factor)
-            found[context, seed] = values[other, seed] - value
+    for levels, cell in cells.items():
+        other = cells.get(with_level(levels, factor, high), cell)
+        if (factor, low) in levels and other != cell:
+            found[without(levels, factor)] = (cell, other)
     return found
 
 
-def main_effects(values, factors):
-    """[(factor, low level, high level, Estimate)] of {(cell, seed): value}, for each two levels of `factors`.
+def _once(compared):
+    """Of {context: cells} the contexts whose cells no earlier one has."""
+    first = {}
+    for context, cells in compared.items():
+        first.setdefault(cells, context)
+    return {context: cells for cells, context in first.items()}
+
+
+def with_level(levels, factor, level):
+    """`levels` with another level of `factor`, at its place."""
+    return tuple((name, level if name == factor else own) for name, own in levels)
+
+
+def without(levels, factor):
+    """`levels` without those of `factor`."""
+    return tuple(pair for pair in levels if pair[0] != factor)
+
+
+def differences(values, cells, factor, low, high):
+    """{(context, seed): value at level `high` of `factor` less that at `low`}."""
+    return _summed(values, pairs_of(cells, factor, low, high), (-1, 1))
+
+
+def _summed(values, compared, signs):
+    """{(context, seed): sum} of {context: cells}, for the seeds that all of these cells have."""
+    seeds = dict.fromkeys(seed for _, seed in values)
+    return {
+        (context, seed): sum(sign * values[cell, seed] for sign, cell in zip(signs, cells, strict=True))
+        for context, cells in compared.items()
+        for seed in seeds
+        if all((cell, seed) in values for cell in cells)
+    }
+
+
+def main_effects(values, cells, factors):
+    """[(factor, low level, high level, Estimate)] for each two levels of `factors`, {factor: levels}.
 
     Of a factor without any pairs it is `fitted`.
     """
     found = []
     for factor, levels in factors.items():
         both = list(itertools.combinations(levels, 2))
-        paired = [(factor, *pair, estimate(differences(values, factor, *pair))) for pair in both]
+        paired = [(factor, *pair, estimate(differences(values, cells, factor, *pair))) for pair in both]
         if not any(one for *_, one in paired):
             paired = [(factor, *pair, fitted(values, factors, factor, *pair)) for pair in both]
         found += [row for row in paired if row[-1]]
@@ -146,15 +186,27 @@ def fitted(values, factors, factor, low, high):
     return Estimate({seed: float(weights @ [values[cell, seed] for cell in cells]) for seed in seeds}, 0)
 
 
-def interactions(values, factors):
+def interactions(values, cells, factors, others=None):
     """[(factor, levels, other factor, levels, Estimate)]: by how much the other's effect grows with the first.
 
-    Of each two `factors` and each two levels of both for which all four cells are there.
+    Of each two of `factors`, or of each of them and each of `others`, and of each two levels of both for which there
+    are four different cells.
     """
     found = []
-    for (first, firsts), (second, seconds) in itertools.combinations(factors.items(), 2):
-        for pair, other in itertools.product(itertools.combinations(firsts, 2), itertools.combinations(seconds, 2)):
-            by_level = differences(values, second, *other)
-            if one := estimate(differences(by_level, first, *pair)):
-                found.append((first, pair, second, other, one))
+    two = (
+        itertools.combinations(factors.items(), 2)
+        if others is None
+        else itertools.product(factors.items(), others.items())
+    )
+    for (first, firsts), (second, seconds) in two:
+        for (low, high), pair in itertools.product(
+            itertools.combinations(firsts, 2), itertools.combinations(seconds, 2)
+        ):
+            effects, compared = _pairs(cells, second, *pair), {}
+            for context, at_low in effects.items():
+                four = at_low + effects.get(with_level(context, first, high), ())
+                if (first, low) in context and len(set(four)) == 4:
+                    compared[without(context, first)] = four
+            if one := estimate(_summed(values, _once(compared), (1, -1, -1, 1))):
+                found.append((first, (low, high), second, pair, one))
     return found

@@ -6,8 +6,8 @@ import html
 import numpy as np
 
 from cropjax.pages.figure import COLOURS, draw
-from cropjax.study.effects import differences as pairs_of
-from cropjax.study.effects import estimate
+from cropjax.study.effects import differences as differing
+from cropjax.study.effects import estimate, without
 from cropjax.study.plan import NETWORK
 
 TEST = "test"
@@ -18,7 +18,7 @@ def differences(found, factor, low, high):
     rows = []
     for network in found.plan.factors[NETWORK]:
         for test in found.plan.tests:
-            pairs = pairs_of(found.of(network=network, test=test), factor, low, high)
+            pairs = differing(found.of(network=network, test=test), found.cells, factor, low, high)
             if pairs:
                 rows.append((f"{network}, {test}", pairs, estimate(pairs)))
     if not rows:
@@ -40,7 +40,7 @@ def differences(found, factor, low, high):
 
 def matrix(found, tests):
     """(SVG, caption): mean mIoU of every cell (rows) under every test (columns)."""
-    cells = list(dict.fromkeys(tuple(pair for pair in cell if pair[0] != TEST) for cell in found.cells))
+    cells = list(dict.fromkeys(without(cell, TEST) for cell, _ in found.scores))
     means = np.full((len(cells), len(tests)), np.nan)
     for i, cell in enumerate(cells):
         for j, test in enumerate(tests):

@@ -1,7 +1,7 @@
 """What a study is before it runs: its cells, what differs between them, what it costs, and what it mixes up."""
 
 from cropjax.compare import as_text
-from cropjax.study.conditions import comparisons, conditions, mixed_up, shown, warnings
+from cropjax.study.conditions import comparisons, conditions, mixed_up, other_names, shown, warnings
 from cropjax.study.cost import hours
 from cropjax.study.plan import NETWORK
 from cropjax.study.work import pixels
@@ -19,8 +19,9 @@ def overview(plan, runs, done, *, size, images, paces, machine):
         as_text(cost_rows(cells, runs, done, paces)),
         cost_note(cells, runs, done, paces, machine),
         "",
-        "Conditions that differ between cells, row by row:",
+        "Conditions that differ between any two cells, row by row:",
         as_text(condition_rows(cells, size, images)),
+        *same_lines(cells, plan),
         "",
         "Cells that differ in one factor, an example of each, and the fields that do:",
         *difference_lines(plan, size, images),
@@ -77,13 +78,23 @@ def condition_rows(cells, size, images):
     return [["cell", *names], *([cell, *(shown(one[name]) for name in names)] for cell, one in each.items())]
 
 
+def same_lines(cells, plan):
+    """The combinations of levels that are one cell."""
+    if same := [f"{cell.name} is also {name}" for cell in cells for name in other_names(cell, plan)]:
+        yield from (
+            "",
+            "Levels that come to the same config: one cell, compared under all its names.",
+            *map(_point, same),
+        )
+
+
 def difference_lines(plan, size, images):
-    for factor, low, high, one, other in comparisons(plan):
+    for factor, low, high, where, one, other in comparisons(plan):
         if factor == NETWORK:
             continue
         fields, _ = mixed_up(one.config, other.config, size, images)
         changed = "; ".join(f"{name}: {x} to {y}" for name, x, y in fields)
-        yield _point(f"{one.levels[NETWORK]}, {factor} {low} to {high}: {changed}")
+        yield _point(f"{one.levels[NETWORK]}, {factor} {low} to {high}{f' ({where})' * bool(where)}: {changed}")
 
 
 def _point(text):

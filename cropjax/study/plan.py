@@ -10,7 +10,9 @@
 A level is what it changes in the network's config, or a function that says so of the config that the factors before it
 have made, `lambda config: dict(optim=dict(lr=config.optim.lr * config.train.batch_size / 8))`. The first level of a
 factor is its base: where a grid does not name the factor, its cells are there. Grids are worked off one after the
-other; a cell that two of them have is one cell.
+other; a cell that two of them have is one cell. Levels may come to the same config, as a rate in proportion to the
+batch and a fixed one do at the batch that it is fixed for. Such combinations are one cell too, which is run once and
+stands for all of them: so a grid with both levels of the batch at the linear rate compares batches at that rate.
 
 A grid with `fraction=n`, of factors with n levels each, keeps every n-th of a network's cells: those whose places in
 the lists of levels have a sum that n divides. Of k factors with two levels, n = 2 keeps the regular half: from four
@@ -26,7 +28,9 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from cropjax.errors import UserError, one_line
+from cropjax.instruments.advice import differing
 from cropjax.validation import validate
+from cropjax.workdir import fields_of
 
 ALL = ("*",)  # of a grid: every level of a factor
 NETWORK = "network"
@@ -50,17 +54,26 @@ def new_study(title):
     return study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One combination of levels: `levels` {factor: level}, the network among them, and the config that they make.
+    """What is run: the config that combinations of levels make, {factor: level}, the network among them.
 
-    `name` is what its folder is called, PSPNet,crop=256,batch=8: the levels that are no bases, so that a factor that
-    comes later to a study leaves the names of what was run.
+    `levels` is the one that the cell goes by, of those in the grids the one with the most bases, and `aliases` are the
+    others. `name` is what its folder is called, PSPNet,crop=256,batch=8: the levels that are no bases, so that a factor
+    that comes later to a study leaves the names of what was run. `tests` {test: config} are those that make sense for
+    the network: pooled windows are for networks that pool.
     """
 
     levels: dict
+    aliases: tuple
     config: ConfigDict
     name: str
+    tests: dict
+
+    @property
+    def combinations(self):
+        """Of levels, `levels` first."""
+        return (self.levels, *self.aliases)
 
 
 @dataclass(frozen=True)
@@ -96,22 +109,6 @@ class Plan:
         """Cell by cell, so that a study that ends early has whole ones."""
         return [Run(cell, seed) for cell in self.cells for seed in self.seeds]
 
-    def tests_of(self, cell):
-        """{test: config} of those that make sense for the cell's network: pooled windows are for networks that pool."""
-        configs = {}
-        for name, change in self.tests.items():
-            with _named(f"tests[{name!r}] of {cell.name}"):
-                config = changed(cell.config, change)
-                if other := [
-                    group for group in config if group not in TESTED_BY and config[group] != cell.config[group]
-                ]:
-                    raise UserError(f"a test changes {' and '.join(TESTED_BY)} alone, and not {other[0]}")
-                if "pool_norm" in config.model.head or not config.eval.pool_window:
-                    configs[name] = validate(config)
-                if len(config.eval.modes) > 1:
-                    raise UserError(f"eval.modes = {config.eval.modes!r} must be one mode, as ('whole',)")
-        return configs
-
     def varied(self, cells=None):
         """The factors of which `cells` have more than one level."""
         cells = self.cells if cells is None else cells
@@ -146,18 +143,7 @@ def read_plan(study):
     for name, levels in factors.items():
         if not levels:
             raise UserError(f"factors.{name} has no levels")
-    cells = {}
-    for number, grid in enumerate(study.grids):
-        for levels in _grid(dict(grid), factors, f"grids[{number}]"):
-            cells.setdefault(tuple(levels.items()), levels)
-    if not cells:
-        raise UserError("grids is empty: name what is to be run, as ({'network': ALL, 'crop': ALL},)")
-    cells = [Cell(levels, _config(levels, factors), _name(levels, factors)) for levels in cells.values()]
-    names = {}
-    for cell in cells:
-        other = names.setdefault(cell.name, cell)
-        if other is not cell:
-            raise UserError(f"two cells would have the folder {cell.name}: rename a level")
+    cells = _cells(_combinations(study.grids, factors), factors, study.tests)
     plan = Plan(
         study.title,
         {name: tuple(levels) for name, levels in factors.items()},
@@ -167,10 +153,52 @@ def read_plan(study):
         tuple(study.contrast),
         tuple(_published(number, one, factors, study.tests) for number, one in enumerate(study.published)),
     )
-    for cell in cells:
-        plan.tests_of(cell)
     _check_contrast(plan)
     return plan
+
+
+def _combinations(grids, factors):
+    """What the grids name, {factor: level}, in their order and each once."""
+    found = {}
+    for number, grid in enumerate(grids):
+        for levels in _grid(dict(grid), factors, f"grids[{number}]"):
+            found.setdefault(tuple(levels.items()), levels)
+    if not found:
+        raise UserError("grids is empty: name what is to be run, as ({'network': ALL, 'crop': ALL},)")
+    return found.values()
+
+
+def _cells(combinations, factors, tests):
+    """The cells of combinations of levels: those of one network whose configs are equal are one."""
+    same = {}
+    for levels in combinations:
+        config = _config(levels, factors)
+        key = (levels[NETWORK], *sorted(fields_of(config).items()))
+        same.setdefault(repr(key), (config, []))[1].append(levels)
+    cells = {}
+    for config, combined in same.values():
+        levels = min(combined, key=lambda levels: len(_changed_levels(levels, factors)))
+        name = _name(levels, factors)
+        if name in cells:
+            raise UserError(f"two cells would have the folder {name}: rename a level")
+        aliases = tuple(other for other in combined if other is not levels)
+        cells[name] = Cell(levels, aliases, config, name, _tests(tests, config, name))
+    return list(cells.values())
+
+
+def _tests(tests, config, name):
+    """{test: config} of those of `tests` that make sense for the network of `config`."""
+    configs = {}
+    for test, change in tests.items():
+        with _named(f"tests[{test!r}] of {name}"):
+            tested = changed(config, change)
+            if other := [name for name, *_ in differing(config, tested) if name.split(".")[0] not in TESTED_BY]:
+                raise UserError(f"a test changes {' and '.join(TESTED_BY)} alone, and not {other[0]}")
+            if len(tested.eval.modes) > 1:
+                raise UserError(f"eval.modes = {tested.eval.modes!r} must be one mode, as ('whole',)")
+            if "pool_norm" in config.model.head or not tested.eval.pool_window:
+                configs[test] = validate(tested)
+    return configs
 
 
 def _grid(grid, factors, at):
@@ -214,9 +242,14 @@ def _config(levels, factors):
 
 
 def _name(levels, factors):
-    network, *rest = levels.items()
-    changed = [f"{factor}={level}" for factor, level in rest if level != next(iter(factors[factor]))]
-    return re.sub(r"[^\w,=.+-]+", "_", ",".join([network[1], *(changed or ["base"])]))
+    return re.sub(r"[^\w,=.+-]+", "_", ",".join([levels[NETWORK], *(_changed_levels(levels, factors) or ["base"])]))
+
+
+def _changed_levels(levels, factors):
+    """["crop=256", ...]: of `levels` those that are no bases."""
+    return [
+        f"{name}={level}" for name, level in levels.items() if name != NETWORK and level != next(iter(factors[name]))
+    ]
 
 
 def changed(config, change):

@@ -7,16 +7,18 @@ everything.
 
 import csv
 import io
+import itertools
 import time
 from pathlib import Path
 
 import numpy as np
 
+from cropjax.evaluation.report import looks
 from cropjax.pages import page
 from cropjax.pages.section import Section, Table, hxw
 from cropjax.study import figures
-from cropjax.study.conditions import conditions, warnings
-from cropjax.study.effects import differences, estimate, interactions, main_effects
+from cropjax.study.conditions import conditions, other_names, warnings
+from cropjax.study.effects import differences, estimate, interactions, main_effects, with_level, without
 from cropjax.study.plan import NETWORK
 from cropjax.study.work import PICTURES
 from cropjax.workdir import commit, write_text
@@ -28,31 +30,40 @@ HOW_SURE = (
     "and the same level of everything but the factor. Where t does not leave 0 out, the sign is not known; of twenty "
     "effects that are none, one has a sign all the same. What other images would say is in no interval."
 )
-SURE = ("t low", "t high", "bootstrap low", "bootstrap high", "seeds", "pairs")
+SURE = ("t low", "t high", "bootstrap low", "bootstrap high", "seeds")
+COUNTED = (*SURE, "contexts", "pairs")
 
 
 class Found:
     """The results of a plan's runs: `runs` [(Run, results)], and mIoU in percent {(cell, seed): value}.
 
-    A cell is ((factor, level), ...), the test last.
+    A cell is ((factor, level), ...), the test last. `cells` {levels: cell} has the cell's own levels first, and then
+    the other combinations that it stands for.
     """
 
     def __init__(self, plan, results):
         self.plan = plan
-        pairs = [(run, results.get(run, plan.tests_of(run.cell))) for run in plan.runs]
+        pairs = [(run, results.get(run)) for run in plan.runs]
         self.runs = [(run, found) for run, found in pairs if found]
-        self.missing = [run for run, found in pairs if not found or set(plan.tests_of(run.cell)) - set(found["tests"])]
+        self.missing = {
+            run: results.why(run) for run, found in pairs if not found or set(run.cell.tests) - set(found["tests"])
+        }
         self.scores = self.values(lambda one: one["miou"])
         varied = plan.varied([run.cell for run, _ in self.runs])
         self.factors = {name: levels for name, levels in plan.factors.items() if name in varied}
-        self.cells = list(dict.fromkeys(cell for cell, _ in self.scores))
+        self.cells = {cell: cell for cell, _ in self.scores}
+        for run, found in self.runs:
+            for levels, test in itertools.product(run.cell.aliases, found["tests"]):
+                cell = _tested(run.cell.levels, test)
+                if cell in self.cells:
+                    self.cells[_tested(levels, test)] = cell
 
     def values(self, what):
         """{(cell, seed): 100 times `what` of one test's results}; what is None is left out."""
         return {
-            ((*run.cell.levels.items(), (TEST, test)), run.seed): 100 * value
+            (_tested(run.cell.levels, test), run.seed): 100 * value
             for run, found in self.runs
-            for test in self.plan.tests
+            for test in run.cell.tests
             if test in found["tests"] and (value := what(found["tests"][test])) is not None
         }
 
@@ -68,6 +79,16 @@ class Found:
     def levels(self, cell):
         """The levels of a cell, or a context, in the order of `columns`; a factor that it leaves open is blank."""
         return tuple(dict(cell).get(name, "") for name in self.columns())
+
+    def where(self, context):
+        """What a context has that is no base, as text."""
+        bases = {name: levels[0] for name, levels in self.plan.factors.items()}
+        named = [f"{name}={level}" for name, level in context if name in self.factors and level != bases[name]]
+        return ", ".join(one for one in named if not one.startswith(f"{NETWORK}=")) or "base"
+
+
+def _tested(levels, test):
+    return (*levels.items(), (TEST, test))
 
 
 def write_report(plan, results, workdir):
@@ -90,19 +111,21 @@ def write_report(plan, results, workdir):
     ]
     machines = sorted({_machine(result) for _, result in found.runs})
     commits = sorted({result["provenance"].get("commit") or "unknown" for _, result in found.runs})
-    data = found.runs[0][1]["data"]
+    tested = sorted(
+        {one.get("commit") or "as the runs" for _, result in found.runs for one in result["tests"].values()}
+    )
     facts = {
         "runs": f"{len(found.runs)} of {len(plan.runs)}, {len(plan.seeds)} seeds a cell",
         "missing": _missing(found),
         "the same in all": _the_same(found) or "nothing",
-        "data": f"{plan.cells[0].config.data.source}, {data['images']} training images of {hxw(data['size'])}",
+        "data": "; ".join(dict.fromkeys(_data(run, result) for run, result in found.runs)),
         "weights from": _beginnings(found),
         "trained on": "; ".join(machines),
         "code of the runs": ", ".join(commits),
+        "code of the tests": ", ".join(tested),
         "code of this page": commit() or "no checkout",
         "made": time.strftime("%Y-%m-%d %H:%M"),
     }
-    workdir.mkdir(parents=True, exist_ok=True)
     page.write(workdir, plan.title, facts, sections, markdown="table.md")
     write_text(workdir / "results.csv", as_csv(found))
     print(f"{workdir / 'report.html'}: {len(found.runs)} of {len(plan.runs)} runs")
@@ -113,12 +136,21 @@ def _machine(result):
     return f"{devices['count']} x {devices['kind']}"
 
 
+def _data(run, result):
+    data = result["data"]
+    return f"{run.cell.config.data.source}, {data['images']} training images of {hxw(data['size'])}"
+
+
 def _missing(found):
-    """What has no results, or not all: whole cells by their names."""
+    """What has no results, or not all, and why where that is known: whole cells by their names."""
     cells = {}
-    for run in found.missing:
-        cells.setdefault(run.cell.name, []).append(run.name)
-    whole = [name for name, runs in cells.items() if len(runs) == len(found.plan.seeds)]
+    for run, why in found.missing.items():
+        cells.setdefault(run.cell.name, []).append(run.name + f" ({why})" * bool(why))
+    whole = [
+        name
+        for name, runs in cells.items()
+        if len(runs) == len(found.plan.seeds) and not any("(" in run for run in runs)
+    ]
     parts = [run for name, runs in cells.items() if name not in whole for run in runs]
     if whole:
         parts.append(f"and all of {len(whole)} of {len(found.plan.cells)} cells: {'; '.join(whole)}")
@@ -150,19 +182,23 @@ def contrast(found):
     if not found.plan.contrast:
         return
     factor, low, high = found.plan.contrast
+    sides = {}  # what is at the two levels, under the first context that says so
+    for levels in found.cells:
+        both = tuple(found.cells.get(with_level(levels, factor, level)) for level in (low, high))
+        sides.setdefault(both, without(levels, factor))
+    whole = {cell for both in sides if None not in both for cell in both}
     rows = []
-    for context in dict.fromkeys(_without(cell, factor) for cell in found.cells):
-        at = [_by_seed(found.scores, _with(context, factor, level)) for level in (low, high)]
-        if both := at[0].keys() & at[1].keys():
-            at = [{seed: one[seed] for seed in both} for one in at]  # so that the row adds up
-        one = estimate({((), seed): at[1][seed] - at[0][seed] for seed in both})
+    for both, context in sides.items():
+        if not any(both) or (None in both and whole.intersection(both)):
+            continue
+        at = [_by_seed(found.scores, cell) for cell in both]
+        if shared := at[0].keys() & at[1].keys():
+            at = [{seed: one[seed] for seed in shared} for one in at]  # so that the row adds up
+        one = estimate({((), seed): at[1][seed] - at[0][seed] for seed in shared})
         published = _published(found.plan, context, factor, (low, high))
-        if one or any(at):
-            rows.append(
-                (*_levels(found, context, factor), dict(context)[TEST], *map(_mean, at), *_sure(one), published)
-            )
+        rows.append((*_levels(found, context, factor), dict(context)[TEST], *map(_mean, at), *_sure(one), published))
     names = [name for name in found.columns() if name != factor]
-    columns = (*names, TEST, f"{factor} {low}", f"{factor} {high}", "difference", *SURE[:-1], "published")
+    columns = (*names, TEST, f"{factor} {low}", f"{factor} {high}", "difference", *SURE, "published")
     words = f"Mean mIoU over seeds, in percent, at {factor} {low} and {high}."
     table = Table("contrast", columns, tuple(rows))
     drawn = figures.differences(found, factor, low, high)
@@ -196,13 +232,13 @@ def _said(found, factors, **levels):
     return "; ".join(
         f"{network} {low} to {high} {_in_words(one)}"
         for network in found.plan.factors[NETWORK]
-        for _, low, high, one in main_effects(found.of(network=network, **levels), factors)
+        for _, low, high, one in main_effects(found.of(network=network, **levels), found.cells, factors)
     )
 
 
 def _in_words(one):
     low, high = one.t
-    how = "" if one.pairs else ", fitted"
+    how = "; fitted" if not one.pairs else f"; mean of {one.contexts} contexts" if one.contexts > 1 else ""
     if not np.isfinite(low):
         return f"{one.mean:+.1f} (one seed{how})"
     return f"{one.mean:+.1f} ({low:+.1f} to {high:+.1f}{'' if one.is_clear else ', sign not known'}{how})"
@@ -212,7 +248,7 @@ def everything(found):
     """Every cell under every test."""
     tests = [test for test in found.plan.tests if found.of(**{TEST: test})]
     rows = []
-    for cell in dict.fromkeys(_without(cell, TEST) for cell in found.cells):
+    for cell in dict.fromkeys(without(cell, TEST) for cell, _ in found.scores):
         scores = [_by_seed(found.scores, (*cell, (TEST, test))) for test in tests]
         seeds = len(set().union(*scores))
         rows.append((*found.levels(cell), seeds, *(_spread(values) for values in scores)))
@@ -226,38 +262,66 @@ def everything(found):
 
 def effects(found):
     """What each factor is worth, network by network and test by test, and what each test is worth."""
-    rows = []
+    rows, single = [], []
+    factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
     for network in found.factors.get(NETWORK, found.plan.factors[NETWORK]):
-        own = found.of(network=network)
-        factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
+        own, cells = found.of(network=network), found.cells
         for test in found.plan.tests:
             tested = found.of(own, **{TEST: test})
-            rows += [(network, test, *effect) for effect in _effects(tested, factors)]
-        rows += [(network, "", *effect) for effect in _effects(own, {TEST: tuple(found.plan.tests)})]
+            rows += [(network, test, *effect) for effect in _effects(main_effects(tested, cells, factors))]
+            single += [(network, test, *effect) for effect in _by_context(found, tested, factors)]
+        tests = {TEST: tuple(found.plan.tests)}
+        rows += [(network, "", *effect) for effect in _effects(main_effects(own, cells, tests))]
     words = (
         "By how much mIoU, in points, is higher at the second level than at the first, over all cells that differ in "
-        "nothing else; 0 pairs: fitted to all cells, as if factors did not act on each other."
+        "nothing else; 0 pairs: fitted to all cells, as if factors did not act on each other. Where contexts are not "
+        "alike, as a batch at a fixed and at a linear rate, read the second table: it has each of them by itself, and "
+        "says what in it is no base."
     )
-    columns = (NETWORK, TEST, "factor", "from", "to", "effect", *SURE)
-    return Section("What each factor is worth", words, (Table("effects", columns, tuple(rows)),))
+    columns = (NETWORK, TEST, "factor", "from", "to", "effect", *COUNTED)
+    by_context = (NETWORK, TEST, "factor", "from", "to", "where", "effect", *SURE)
+    tables = Table("effects", columns, tuple(rows)), Table("effects_by_context", by_context, tuple(single))
+    return Section("What each factor is worth", words, tables)
+
+
+def _by_context(found, scores, factors):
+    """The effects of `factors` on `scores`, each context by itself."""
+    for factor, levels in factors.items():
+        for low, high in itertools.combinations(levels, 2):
+            pairs = differences(scores, found.cells, factor, low, high)
+            for context in dict.fromkeys(context for context, _ in pairs):
+                one = estimate({key: value for key, value in pairs.items() if key[0] == context})
+                yield factor, low, high, found.where(context), *_sure(one)
 
 
 def interplay(found):
-    """By how much one factor's effect changes with another."""
-    rows = []
-    factors = {name: found.factors[name] for name in found.factors}
+    """By how much one factor's effect changes with another, with the network, and with the test."""
+    rows, (first, *rest) = [], found.plan.tests
+    factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
+    networks = {NETWORK: found.plan.factors[NETWORK]}
+    for network in networks[NETWORK]:
+        own = found.of(network=network)
+        for test in found.plan.tests:
+            both = interactions(found.of(own, **{TEST: test}), found.cells, factors)
+            rows += [(network, test, *row) for row in _interplay(both)]
+        for test in rest:
+            both = interactions(own, found.cells, {TEST: (first, test)}, factors)
+            rows += [(network, "", *row) for row in _interplay(both)]
     for test in found.plan.tests:
-        for first, firsts, second, seconds, one in interactions(found.of(**{TEST: test}), factors):
-            rows.append(
-                (test, f"{second} {' to '.join(seconds)}", f"{first} {' to '.join(firsts)}", *_sure(one), one.pairs)
-            )
+        both = interactions(found.of(**{TEST: test}), found.cells, networks, factors)
+        rows += [("", test, *row) for row in _interplay(both)]
     if rows:
         words = (
-            "By how many points an effect (second column) is larger at the second level of another factor (third "
-            "column) than at the first."
+            "By how many points the effect of one factor is larger at the second level of another, of a network or of "
+            "a test, than at the first."
         )
-        columns = (TEST, "effect of", "when", "larger by", *SURE)
+        columns = (NETWORK, TEST, "effect of", "when", "larger by", *COUNTED)
         yield Section("What factors do together", words, (Table("interactions", columns, tuple(rows)),))
+
+
+def _interplay(both):
+    for first, firsts, second, seconds, one in both:
+        yield f"{second} {' to '.join(seconds)}", f"{first} {' to '.join(firsts)}", *_sure(one), *_counts(one)
 
 
 def curves(found):
@@ -279,11 +343,11 @@ def by_class(found):
         for test in found.plan.tests:
             for name in classes:
                 values = found.of(found.values(lambda one, name=name: one["iou"][name]), network=network, test=test)
-                one = estimate(differences(values, factor, low, high))
+                one = estimate(differences(values, found.cells, factor, low, high))
                 if one:
-                    rows.append((network, test, name, *_sure(one), one.pairs))
+                    rows.append((network, test, name, *_sure(one), *_counts(one)))
     words = f"IoU of each class at {factor} {high} less that at {low}, in points, over all other factors."
-    table = Table("classes", (NETWORK, TEST, "class", "difference", *SURE), tuple(rows))
+    table = Table("classes", (NETWORK, TEST, "class", "difference", *COUNTED), tuple(rows))
     yield Section("Class by class", words, (table,))
 
 
@@ -299,14 +363,15 @@ def by_place(found):
             for kind, what in kinds.items():
                 for start in _starts(found, kind):
                     values = found.values(lambda one, kind=kind, start=start: _share(one[kind], start))
-                    one = estimate(differences(found.of(values, network=network, test=test), factor, low, high))
+                    values = found.of(values, network=network, test=test)
+                    one = estimate(differences(values, found.cells, factor, low, high))
                     if one:
-                        rows.append((network, test, what, start, *_sure(one), one.pairs))
+                        rows.append((network, test, what, start, *_sure(one), *_counts(one)))
     words = (
         f"Share of right pixels at {factor} {high} less that at {low}, in points: in the label's connected segments by "
         f"their size, and by the distance to the image border. A row holds what is `from` or more."
     )
-    table = Table("places", (NETWORK, TEST, "by", "from", "difference", *SURE), tuple(rows))
+    table = Table("places", (NETWORK, TEST, "by", "from", "difference", *COUNTED), tuple(rows))
     drawn = figures.places(rows)
     yield Section("By size and place", words, (table,), drawn, "Means over pairs; the bands are Student's intervals.")
 
@@ -328,18 +393,34 @@ def all_conditions(found):
     rows = tuple((cell, *map(str, one.values())) for cell, one in each.items())
     trained = Table("conditions", ("cell", *names), rows)
     tests = {
-        (run.cell.levels[NETWORK], test, *map(_how, [one["conditions"]]))
+        (run.cell.levels[NETWORK], test, " ".join(looks(one["conditions"])))
         for run, result in found.runs
         for test, one in result["tests"].items()
     }
     tested = Table("tests", (NETWORK, TEST, "how"), tuple(sorted(tests)))
     warned = [(kind, text) for kind, text in warnings(found.plan, **data)]
     mixed = Table("mixed_up", ("kind", "what"), tuple(warned))
+    same = [(run.cell.name, other) for run, _ in found.runs for other in other_names(run.cell, found.plan)]
+    same = Table("same_cells", ("cell", "is also"), tuple(dict.fromkeys(same)))
     words = (
-        "Every condition of every cell's training, and how each test looks at an image. The last table lists what "
-        "changes along with a factor: a confound is a comparison that cannot be put down to one field."
+        "What the cells differ in, how each test looks at an image, and every field of the configs that decides a "
+        "result. The table of what is mixed up lists what changes along with a factor: a confound is a comparison that "
+        "cannot be put down to one field. Combinations of levels that come to one config are the same cell: it is run "
+        "once, and compared under all its names."
     )
-    return Section("Conditions", words, (trained, tested, mixed))
+    return Section("Conditions", words, (trained, tested, mixed, *[same] * bool(same.rows), _fields(found)))
+
+
+def _fields(found):
+    """Every field, with the values that it has in the cells of each network."""
+    values = {}
+    for run, result in found.runs:
+        for name, value in result["fields"].items():
+            of_network = values.setdefault(name, {}).setdefault(run.cell.levels[NETWORK], {})
+            of_network[str(value)] = None
+    networks = list(dict.fromkeys(run.cell.levels[NETWORK] for run, _ in found.runs))
+    rows = [(name, *(" or ".join(own.get(one, ())) for one in networks)) for name, own in sorted(values.items())]
+    return Table("fields", ("field", *networks), tuple(rows))
 
 
 # --------------------------------------------------------------------------------------------------------------- pieces
@@ -357,8 +438,8 @@ def as_csv(found):
     return file.getvalue()
 
 
-def _effects(scores, factors):
-    return [(factor, low, high, *_sure(one), one.pairs) for factor, low, high, one in main_effects(scores, factors)]
+def _effects(rows):
+    return [(factor, low, high, *_sure(one), *_counts(one)) for factor, low, high, one in rows]
 
 
 def _sure(one):
@@ -366,18 +447,12 @@ def _sure(one):
     return (None,) * 6 if one is None else (one.mean, *one.t, *one.bootstrap, len(one.by_seed))
 
 
-def _without(cell, factor):
-    return tuple(pair for pair in cell if pair[0] != factor)
+def _counts(one):
+    return one.contexts, one.pairs
 
 
-def _with(context, factor, level):
-    """The levels of a cell; their order does not matter."""
-    return frozenset((*context, (factor, level)))
-
-
-def _by_seed(scores, levels):
-    levels = frozenset(levels)
-    return {seed: value for (cell, seed), value in scores.items() if frozenset(cell) == levels}
+def _by_seed(scores, cell):
+    return {seed: value for (other, seed), value in scores.items() if other == cell}
 
 
 def _levels(found, context, factor):
@@ -413,10 +488,3 @@ def _starts(found, kind):
 
 def _share(bins, start):
     return next((one["right"] / one["pixels"] for one in bins if one["from"] == start), None)
-
-
-def _how(about):
-    """One test's conditions in a line."""
-    ((mode, how),) = about["modes"].items()
-    window = "" if how["window"] is None else ", windows {}x{}, every {} and {}".format(*how["window"], *how["stride"])
-    return f"{mode}{window}; {' '.join(about['notes'])}"

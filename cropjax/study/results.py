@@ -6,7 +6,10 @@ provenance      commit, versions and devices
 data            images, and the size (rows, columns) of the first of them: what it was trained on
 weights         SHA-256 of the file that it began with, "" without one
 trained         steps, hours, images_per_second; losses and scores {step: value}, the scores in percent
-tests           {test: {"conditions": {...}, "miou": ..., "iou": {class: ...}, ...}}, as evaluation.json has a mode
+tests           {test: {"conditions": {...}, "commit": ..., "miou": ..., "iou": {class: ...}, ...}}, as evaluation.json
+                has a mode; all of the network that `trained` is about
+
+A run that failed has a line of text instead, PATH.failed, which says why.
 """
 
 import hashlib
@@ -14,11 +17,11 @@ import json
 from pathlib import Path
 
 from cropjax.compare import read_run
-from cropjax.config import build_source
+from cropjax.config import build_source, defaults, set_optimizer
 from cropjax.errors import UserError
 from cropjax.evaluate import conditions
 from cropjax.evaluation.report import ALL, report_of
-from cropjax.workdir import compared, fields_of, write_text
+from cropjax.workdir import commit, compared, fields_of, write_text
 
 WRITTEN = ("cell", "seed", "fields", "provenance", "data", "weights", "trained", "tests")
 # Of no result: where the data are on a machine, and what the tests set for themselves.
@@ -36,24 +39,24 @@ class Results:
     def path(self, run):
         return self.folder / f"{run.name}.json"
 
-    def get(self, run, tests=()):
-        """What was found of `run`, or None; `tests` {name: config} are those of the study.
+    def get(self, run):
+        """What was found of `run`, or None.
 
         Raises:
             UserError: the file is damaged, of a run with another config, or of a test with other conditions.
         """
-        path = self.path(run)
+        path, tests = self.path(run), run.cell.tests
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             found = {name: stored[name] for name in WRITTEN}
-            fields = {name: _tuples(value) for name, value in found["fields"].items()}
+            fields = _with_later({name: _tuples(value) for name, value in found["fields"].items()})
             tested = {name: found["tests"][name]["conditions"] for name in tests if name in found["tests"]}
             expected = {name: conditions(tests[name], about["sizes"]) for name, about in tested.items()}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}): remove it, and the run is made again") from error
-        wanted = deciding(run.config)
+        wanted, fields = deciding(run.config) | {"seed": run.seed}, fields | {"seed": found["seed"]}
         other = sorted(name for name in wanted.keys() | fields if wanted.get(name) != fields.get(name))
         if other:
             raise UserError(
@@ -68,15 +71,17 @@ class Results:
                 )
         return found
 
-    def lacks(self, run, tests):
-        """The names of `tests`, {name: config}, that are not there."""
-        found = self.get(run, tests)
-        return [test for test in tests if found is None or test not in found["tests"]]
+    def lacks(self, run):
+        """The names of its cell's tests that are not there."""
+        found = self.get(run)
+        return [test for test in run.cell.tests if found is None or test not in found["tests"]]
 
-    def put(self, run, workdir, tests):
-        """Writes what `workdir` holds of the run and what `tests`, {test: {...}}, found; those that are there stay."""
+    def put(self, run, workdir, tests, weights):
+        """Writes what `workdir` holds of the run and what `tests`, {test: {...}}, found of it.
+
+        Tests that are there stay, if they are of the same network. `weights` is the `checksum` of what it began with.
+        """
         found, trained, data = self.get(run), read_run(workdir), build_source(run.config, "train")
-        tests = (found["tests"] if found else {}) | tests
         provenance = {name: value for name, value in trained.provenance.items() if name != "command"}
         values = {
             "cell": run.cell.levels,
@@ -84,7 +89,7 @@ class Results:
             "fields": deciding(run.config),
             "provenance": provenance,
             "data": {"images": len(data), "size": data[0]["label"].shape},
-            "weights": found["weights"] if found else _checksum(run.config.init_from),
+            "weights": weights,
             "trained": {
                 "steps": trained.steps,
                 "hours": trained.hours,
@@ -92,16 +97,43 @@ class Results:
                 "losses": trained.losses,
                 "scores": trained.scores,
             },
-            "tests": tests,
+            "tests": (found["tests"] if self.is_of(run, workdir) and found else {}) | tests,
         }
         self.path(run).parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path(run), json.dumps(values, separators=(",", ":"), sort_keys=True) + "\n")
+        write_text(self.path(run), _text(values) + "\n")
+        self.failure(run).unlink(missing_ok=True)
+
+    def is_of(self, run, workdir):
+        """Whether what is kept of `run` is of the network in `workdir`, or nothing is: no two have the same losses."""
+        found = self.get(run)
+        return found is None or _text(found["trained"]["losses"]) == _text(read_run(workdir).losses)
+
+    def failure(self, run):
+        """The path of what says why `run` has no results."""
+        return self.folder / f"{run.name}.failed"
+
+    def fail(self, run, why):
+        self.failure(run).parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.failure(run), why + "\n")
+
+    def why(self, run):
+        """Why `run` has no results, or ''."""
+        path = self.failure(run)
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def deciding(config):
     """The fields of a run's config that decide what it finds."""
     fields = compared(fields_of(config))
-    return {name: value for name, value in fields.items() if not name.startswith(NOT_COMPARED) and name != "seed"}
+    early = ("eval.stop_after", "eval.every") if config.eval.stop_after else ()
+    return {name: value for name, value in fields.items() if name in early or not name.startswith(NOT_COMPARED)}
+
+
+def _with_later(fields):
+    """`fields` of a kept run and those that came later than it, which had their defaults then."""
+    standard = defaults(fields["model.name"])
+    set_optimizer(standard, fields["optim.name"])
+    return deciding(standard) | fields
 
 
 def found_by(scores, details, names, about):
@@ -110,11 +142,16 @@ def found_by(scores, details, names, about):
     (mode,) = scores
     about = {name: value for name, value in about.items() if name not in ("run", "step")}
     kept = {name: report[mode][name] for name in KEPT}
-    return {"conditions": about, **kept, "segments": report[mode]["segments"][ALL]}
+    return {"conditions": about, "commit": commit(), **kept, "segments": report[mode]["segments"][ALL]}
 
 
-def _checksum(path):
+def checksum(path):
+    """SHA-256 of the file that a run begins with, "" of none."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+
+
+def _text(values):
+    return json.dumps({str(name): value for name, value in values.items()}, separators=(",", ":"), sort_keys=True)
 
 
 def _tuples(value):

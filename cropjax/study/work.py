@@ -19,61 +19,95 @@ from cropjax.loop import NotFiniteError
 from cropjax.panels import contact_sheet
 from cropjax.restore import restore_run
 from cropjax.sharding import local_mesh, make_mesh
-from cropjax.study.results import found_by
+from cropjax.study.results import checksum, deciding, found_by
 from cropjax.train import train
-from cropjax.workdir import locked
+from cropjax.workdir import locked, run_config, write_text
 
 PICTURES = "panels.png"
+WEIGHTS = "weights.sha256"  # of what the run began with: the file itself may be another by the time it goes on
 CHECKPOINT = "latest"  # the best by one test would favour it
 
 
 def work(plan, runs, folder, results, *, say=print):
     """Makes of `runs` those whose results are not all there. Returns {run name: why it has none}.
 
-    A run that becomes nan, or needs more memory than there is, is one without results; the others go on. One that
-    another process is at is left to it.
+    A run that becomes nan, or needs more memory than there is, is one without results, and stays it until its
+    `Results.failure` is removed; the others go on. Those that another process is at are left to it, and looked at again
+    when there is nothing else to do.
+
+    Raises:
+        UserError: results of another study, or weights to begin with that are not there: before anything is run.
     """
-    failed, pace = {}, Pace(runs)
-    for number, run in enumerate(runs, 1):
-        if not results.lacks(run, plan.tests_of(run.cell)):
-            pace.had(run)
-            continue
-        place = Path(folder, run.name)
-        place.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(locked(place / "study.lock"))
-            except UserError:
-                say(f"study: another process is at work on {run.name}")
-                continue
-            lacking = results.lacks(run, plan.tests_of(run.cell))  # or somebody has just done it
-            if lacking:
-                say(f"\nstudy: run {number} of {len(runs)}, {run.name}; {pace.text()}")
-                with pace.of(run), _told(failed, run.name, say):
-                    make(plan, run, lacking, place, results)
+    failed, left = {}, [run for run in runs if results.lacks(run)]
+    for run in left:
+        _check_folder(run, Path(folder, run.name))
+    pace = Pace({run: (not results.get(run), len(results.lacks(run))) for run in left})
+    while left:
+        others = [run for run in left if not _make_or_leave(run, runs, folder, results, pace, failed, say)]
+        if len(others) == len(left):
+            break
+        left = others
     return failed
 
 
-@contextlib.contextmanager
-def _told(failed, name, say):
-    try:
-        yield
-    except (NotFiniteError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, NotFiniteError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        failed[name] = str(error).splitlines()[0]
-        say(f"study: {name} has no results: {failed[name]}")
-    finally:
-        jax.clear_caches()  # the next run has other programs
-        gc.collect()
+def _make_or_leave(run, runs, folder, results, pace, failed, say):
+    """Makes what is left of a run; False if another process is at it."""
+    if why := results.why(run):
+        failed[run.name] = f"{why} (remove {results.failure(run)} to try again)"
+        pace.had(run)
+        return True
+    place = Path(folder, run.name)
+    place.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(place / "study.lock"))
+        except UserError:
+            say(f"study: another process is at work on {run.name}")
+            pace.had(run)
+            return False
+        if results.lacks(run):  # or somebody has just done it
+            say(f"\nstudy: run {runs.index(run) + 1} of {len(runs)}, {run.name}; {pace.text()}")
+            try:
+                make(run, place, results, pace)
+            except (NotFiniteError, jax.errors.JaxRuntimeError) as error:
+                if not isinstance(error, NotFiniteError) and "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                failed[run.name] = str(error).splitlines()[0]
+                results.fail(run, failed[run.name])
+                say(f"study: {run.name} has no results: {failed[run.name]}")
+            finally:
+                jax.clear_caches()  # the next run has other programs
+                gc.collect()
+        pace.had(run)
+    return True
 
 
-def make(plan, run, tests, place, results):
-    """Trains the run in the folder `place`, or what is left of it, and keeps what those `tests` find."""
-    train(run.config, place)
-    configs = plan.tests_of(run.cell)
-    for test in tests:
-        results.put(run, place, {test: look(configs[test], place, pictures=test == next(iter(configs)))})
+def make(run, place, results, pace):
+    """Trains the run in the folder `place`, or what is left of it, and keeps what the tests find that it lacks."""
+    weights = place / WEIGHTS
+    if not weights.exists():
+        write_text(weights, checksum(run.config.init_from))
+    with pace.training(run):
+        train(run.config, place)
+    tests = run.cell.tests
+    for test in results.lacks(run) if results.is_of(run, place) else tests:
+        with pace.testing(run):
+            found = look(tests[test], place, pictures=test == next(iter(tests)))
+        results.put(run, place, {test: found}, weights.read_text(encoding="utf-8"))
+
+
+def _check_folder(run, place):
+    """UserError if the run cannot be made in the folder `place`: its weights are not there, or another run is."""
+    path = run.config.init_from
+    if path and not Path(path).is_file() and not (place / WEIGHTS).exists():
+        raise UserError(f"{run.cell.name}: init_from = {path!r} is no file")
+    if (place / "config.json").exists():
+        stored, wanted = deciding(run_config(place)), deciding(run.config)
+        if other := sorted(name for name in stored.keys() | wanted if stored.get(name) != wanted.get(name)):
+            raise UserError(
+                f"{place} holds a run with another {other[0]}, {stored.get(other[0])!r} where the study has "
+                f"{wanted.get(other[0])!r}: remove it, or choose another --workdir"
+            )
 
 
 def look(config, place, *, pictures=False):
@@ -91,37 +125,56 @@ def look(config, place, *, pictures=False):
 
 
 class Pace:
-    """How long what is left of `runs` will take, by what those took that were made meanwhile."""
+    """How long what is left will take one process, by what it took to train and to test meanwhile.
 
-    def __init__(self, runs):
-        self._left = {run.name: run for run in runs}
-        self._seconds, self._pixels, self._began = {}, {}, time.monotonic()
+    `left` {Run: (whether it is to be trained, how many tests it lacks)}.
+    """
+
+    def __init__(self, left):
+        self._left = dict(left)
+        self._taken, self._began = {}, time.monotonic()  # {(what, network): (seconds, how much)}
 
     def had(self, run):
-        """`run` needs nothing more."""
-        del self._left[run.name]
+        """`run` is done, or another's."""
+        self._left.pop(run, None)
+
+    def training(self, run):
+        """Around the training of `run`."""
+        return self._of("training", run, pixels(run.cell.config) * self._left[run][0])
+
+    def testing(self, run):
+        """Around one test of `run`."""
+        return self._of("testing", run, 1)
 
     @contextlib.contextmanager
-    def of(self, run):
-        """Around the making of `run`."""
-        began, network = time.monotonic(), run.cell.config.model.name
+    def _of(self, what, run, much):
+        began, key = time.monotonic(), (what, run.cell.config.model.name)
         yield
-        self._seconds[network] = self._seconds.get(network, 0.0) + time.monotonic() - began
-        self._pixels[network] = self._pixels.get(network, 0) + pixels(run.cell.config)
-        self.had(run)
+        seconds, sum_so_far = self._taken.get(key, (0.0, 0))
+        self._taken[key] = seconds + time.monotonic() - began, sum_so_far + much
+
+    def _each(self, what, network):
+        """Seconds of one, of the network or else of all of them; None where nothing is known yet."""
+        own = self._taken.get((what, network))
+        every = [own] if own else [taken for (kind, _), taken in self._taken.items() if kind == what]
+        seconds, much = map(sum, zip(*every, strict=True)) if every else (0.0, 0)
+        return seconds / much if much else None
 
     def left(self):
-        """Seconds, or None where nothing is known yet; a network that was not seen is as the mean of the others."""
-        if not self._seconds:
-            return None
-        mean = sum(self._seconds.values()) / sum(self._pixels.values())
-        each = {network: self._seconds[network] / self._pixels[network] for network in self._seconds}
-        configs = [run.cell.config for run in self._left.values()]
-        return sum(each.get(config.model.name, mean) * pixels(config) for config in configs)
+        """Seconds, or None where nothing is known yet."""
+        total = 0.0
+        for run, (untrained, tests) in self._left.items():
+            network = run.cell.config.model.name
+            for what, much in (("training", pixels(run.cell.config) * untrained), ("testing", tests)):
+                each = self._each(what, network)
+                if each is None and much:
+                    return None
+                total += (each or 0.0) * much
+        return total
 
     def text(self):
         left = self.left()
-        about = "" if left is None else f", about {duration(left)} left"
+        about = "" if left is None else f", about {duration(left)} left for one process"
         return f"{duration(time.monotonic() - self._began)} so far{about}"
 
 

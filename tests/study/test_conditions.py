@@ -45,7 +45,9 @@ def test_the_studys_shares_of_padded_crops():
 
 
 def test_comparisons_are_of_cells_that_differ_in_one_factor():
-    found = [(factor, low, high, one.name, other.name) for factor, low, high, one, other in comparisons(small_plan())]
+    found = [
+        (factor, low, high, one.name, other.name) for factor, low, high, _, one, other in comparisons(small_plan())
+    ]
     assert ("crop", "33", "49", "PSPNet,base", "PSPNet,crop=49") in found
     assert ("batch", "4", "2", "SegFormer,base", "SegFormer,batch=2") in found
     assert not [one for one in found if one[0] == "crop" and one[3].split(",")[0] != one[4].split(",")[0]]
@@ -66,6 +68,25 @@ def test_a_level_that_changes_two_things_is_a_confound_and_what_follows_goes_alo
     assert "align_corners" not in along[0]
     assert "batch" not in along[0].split("with it go")[1].split(",")[0]
     assert not [text for kind, text in warnings(small_plan(), **ABOUT) if kind == "confound"]
+
+
+def test_each_set_of_fields_that_a_factor_changes_has_an_example():
+    """The batch changes the rate along with itself where the rate is in proportion to it, and not elsewhere."""
+    study = small_study()
+    rate = {"fixed": {}, "linear": lambda config: dict(optim=dict(lr=config.optim.lr * config.train.batch_size / 4))}
+    study.factors = dict(study.factors) | {"rate": rate}
+    study.grids = ({"network": ("PSPNet",), "batch": ALL, "rate": ALL},)
+    plan = read_plan(study)
+    batch = [(where, one.name, other.name) for factor, *_, where, one, other in comparisons(plan) if factor == "batch"]
+    assert batch == [
+        ("", "PSPNet,base", "PSPNet,batch=2"),
+        ("rate=linear", "PSPNet,base", "PSPNet,batch=2,rate=linear"),
+    ]
+    confounds = [text for kind, text in warnings(plan, **ABOUT) if kind == "confound"]
+    assert confounds == ["batch 4 to 2 (rate=linear) changes 2 fields at once: optim.lr, train.batch_size"]
+    text = overview(plan, plan.runs, set(), paces={}, machine="", **ABOUT)
+    assert "- PSPNet,base is also rate=linear" in text
+    assert "- PSPNet, batch 4 to 2 (rate=linear): optim.lr: " in text
 
 
 def benchmark(path, network="pspnet", seconds=2.0):

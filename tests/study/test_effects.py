@@ -21,10 +21,15 @@ def values(score):
     return {(cell, seed): score(dict(cell), seed) for cell in cells for seed in SEEDS}
 
 
+def own(values):
+    """Cells that go by no other levels."""
+    return {cell: cell for cell, _ in values}
+
+
 def test_what_is_additive_comes_out_and_nothing_else():
     gain = {"2": 0.0, "4": 1.5, "8": 2.0}
     found = values(lambda cell, seed: 50 + 3 * (cell["crop"] == "large") + gain[cell["batch"]] + 10 * seed)
-    effects = {effect[:3]: effect[3] for effect in main_effects(found, FACTORS)}
+    effects = {effect[:3]: effect[3] for effect in main_effects(found, own(found), FACTORS)}
     assert {name: round(one.mean, 9) for name, one in effects.items()} == {
         ("crop", "small", "large"): 3.0,
         ("batch", "2", "4"): 1.5,
@@ -35,14 +40,15 @@ def test_what_is_additive_comes_out_and_nothing_else():
     for one in effects.values():  # what a seed has in all its runs is not noise
         np.testing.assert_allclose(one.t, one.mean)
         assert one.is_clear
-    for *_, one in interactions(found, FACTORS):
+    for *_, one in interactions(found, own(found), FACTORS):
         assert abs(one.mean) < 1e-9
 
 
 def test_an_interaction_comes_out():
     found = values(lambda cell, seed: 4.0 * (cell["crop"] == "large" and cell["batch"] == "8") + seed)
     by_name = {
-        (first, pair, second, other): one.mean for first, pair, second, other, one in interactions(found, FACTORS)
+        (first, pair, second, other): one.mean
+        for first, pair, second, other, one in interactions(found, own(found), FACTORS)
     }
     assert by_name == {
         ("crop", ("small", "large"), "batch", ("2", "4")): 0.0,
@@ -56,7 +62,7 @@ def test_runs_without_a_partner_count_for_nothing():
     large = [key for key in found if dict(key[0])["crop"] == "large"]
     for key in large[1:]:
         del found[key]
-    pairs = differences(found, "crop", "small", "large")
+    pairs = differences(found, own(found), "crop", "small", "large")
     assert pairs == {((("batch", "2"),), 0): 0.0}
     assert estimate(pairs).pairs == 1
     assert all(map(math.isnan, estimate(pairs).t))
@@ -77,6 +83,57 @@ def test_one_run_more_does_not_put_others_aside():
     assert (more.by_seed, more.pairs) == (whole.by_seed, 20)
 
 
+def batches():
+    """({(cell, seed): value}, cells) of two batches and two rates, which are the same for the larger batch."""
+
+    def cell(crop, batch, rate):
+        return (("crop", crop), ("batch", batch), ("rate", rate))
+
+    worth = {("2", "fixed"): 0.0, ("8", "fixed"): 5.0, ("2", "linear"): 2.0}
+    values = {
+        (cell(crop, *rest), seed): value + 3.0 * (crop == "large") * (rest[0] == "8") + 10 * seed
+        for crop in ("small", "large")
+        for rest, value in worth.items()
+        for seed in SEEDS
+    }
+    return values, own(values) | {cell(crop, "8", "linear"): cell(crop, "8", "fixed") for crop in ("small", "large")}
+
+
+def test_a_cell_counts_under_all_its_names_and_is_no_pair_with_itself():
+    values, cells = batches()
+    found = {(context, seed): value for (context, seed), value in differences(values, cells, "batch", "2", "8").items()}
+    gains = {tuple(level for _, level in context): value for (context, seed), value in found.items() if seed == 0}
+    assert gains == {("small", "fixed"): 5, ("small", "linear"): 3, ("large", "fixed"): 8, ("large", "linear"): 6}
+    rate = differences(values, cells, "rate", "fixed", "linear")
+    assert {dict(context)["batch"] for context, _ in rate} == {"2"}  # at 8 both rates are one run
+
+
+def test_two_cells_are_one_pair_whatever_they_are_called():
+    values, cells = batches()
+    crop = {context for context, _ in differences(values, cells, "crop", "small", "large")}
+    assert crop == {
+        (("batch", "2"), ("rate", "fixed")),
+        (("batch", "2"), ("rate", "linear")),
+        (("batch", "8"), ("rate", "fixed")),
+    }
+    one = estimate(differences(values, cells, "crop", "small", "large"))
+    assert (one.contexts, one.pairs, one.mean) == (3, 9, 1.0)
+
+
+def test_interactions_are_of_four_cells():
+    """Of batch and rate there are three: how much the rate does at the larger batch is no finding."""
+    values, cells = batches()
+    factors = {"crop": ("small", "large"), "batch": ("2", "8"), "rate": ("fixed", "linear")}
+    found = {(first, second): one for first, _, second, _, one in interactions(values, cells, factors)}
+    assert ("batch", "rate") not in found
+    assert found["crop", "batch"].mean == pytest.approx(3)
+    assert (found["crop", "batch"].contexts, found["crop", "rate"].contexts) == (2, 1)
+    assert found["crop", "rate"].mean == pytest.approx(0)
+    rest = {name: factors[name] for name in ("batch", "rate")}
+    others = interactions(values, cells, {"crop": factors["crop"]}, rest)
+    assert {(first, second) for first, _, second, _, _ in others} == {("crop", "batch"), ("crop", "rate")}
+
+
 def half(k, effects, noise=lambda seed: 0.0):
     """{(cell, seed): value} of the regular half of k factors a, b, ... with the levels 0 and 1."""
     names = "abcdef"[:k]
@@ -95,7 +152,7 @@ def test_what_was_put_in_comes_out_of_half_a_grid():
     effects = (1.0, -2.0, 3.0, 0.5, 0.0)
     values = half(5, effects, noise=lambda seed: 10.0 * seed)
     factors = dict.fromkeys("abcde", ("0", "1"))
-    found = {factor: one for factor, _, _, one in main_effects(values, factors)}
+    found = {factor: one for factor, _, _, one in main_effects(values, own(values), factors)}
     for factor, effect in zip("abcde", effects, strict=True):
         assert found[factor].mean == pytest.approx(effect)
         assert found[factor].pairs == 0
@@ -105,7 +162,7 @@ def test_what_was_put_in_comes_out_of_half_a_grid():
 def test_what_cells_cannot_tell_apart_is_not_fitted():
     """Two factors that always change together."""
     values = {((("a", level), ("b", level)), seed): float(level) for level in "01" for seed in range(2)}
-    assert main_effects(values, dict.fromkeys("ab", ("0", "1"))) == []
+    assert main_effects(values, own(values), dict.fromkeys("ab", ("0", "1"))) == []
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=8))

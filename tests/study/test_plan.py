@@ -65,7 +65,8 @@ def test_runs_go_cell_by_cell_with_every_seed():
 
 def test_a_fraction_is_balanced():
     study = a_study()
-    study.factors = {name: {"a": {}, "b": {}} for name in "wxyz"}
+    fields = dict(w=dict(train=dict(steps=8)), x=dict(optim=dict(lr=0.5)), y=crops(49)["49"], z=dict(seed=3))
+    study.factors = {name: {"a": {}, "b": change} for name, change in fields.items()}
     study.networks = {"PSPNet": tiny_config("pspnet")}
     study.grids = (dict.fromkeys("wxyz", ALL) | {"fraction": 2},)
     cells = [cell.levels for cell in read_plan(study).cells]
@@ -77,9 +78,29 @@ def test_a_fraction_is_balanced():
 
 def test_pooled_windows_are_tests_of_networks_that_pool():
     plan = read_plan(a_study())
-    tests = {cell.levels[NETWORK]: list(plan.tests_of(cell)) for cell in plan.cells}
+    tests = {cell.levels[NETWORK]: list(cell.tests) for cell in plan.cells}
     assert tests == {"PSPNet": ["whole", "pools"], "SegFormer": ["whole"]}
-    assert plan.tests_of(plan.cells[0])["pools"].eval.pool_window == (32, 32)
+    assert plan.cells[0].tests["pools"].eval.pool_window == (32, 32)
+
+
+def test_levels_that_come_to_one_config_are_one_cell_under_its_simplest_name():
+    plan = read_plan(
+        a_study(grids=({"network": ("PSPNet",), "rate": ("linear",), "batch": ALL}, {"network": ("PSPNet",)}))
+    )
+    assert [cell.name for cell in plan.cells] == ["PSPNet,rate=linear", "PSPNet,batch=2,rate=linear", "PSPNet,base"]
+    study = a_study(grids=({"network": ("PSPNet",), "rate": ("linear",), "batch": ALL}, {"network": ("PSPNet",)}))
+    study.networks["PSPNet"].optim.lr = 0.04  # of a batch of 4
+    base, two = read_plan(study).cells
+    assert (base.name, two.name) == ("PSPNet,base", "PSPNet,batch=2,rate=linear")
+    assert [levels["rate"] for levels in base.combinations] == ["fixed", "linear"]
+    assert base.config.optim.lr == 0.04
+    assert two.aliases == ()
+
+
+def test_networks_of_one_config_stay_two():
+    config = tiny_config("pspnet")
+    study = a_study(networks={"one": config, "other": config.copy_and_resolve_references()}, grids=({},))
+    assert names(study) == ["one,base", "other,base"]
 
 
 def test_a_factor_that_comes_later_leaves_the_names():
@@ -120,7 +141,10 @@ def test_a_factor_that_comes_later_leaves_the_names():
             None,
         ),
         (
-            dict(factors={"crop": {"c": {}, "a/b": {}, "a?b": {}}}, grids=({"crop": ALL},)),
+            dict(
+                factors={"crop": {"c": {}} | dict(zip(("a/b", "a?b"), crops(41, 49).values(), strict=True))},
+                grids=({"crop": ALL},),
+            ),
             "two cells .* PSPNet,crop=a_b",
         ),
         (dict(tests={"both": dict(eval=dict(modes=("whole", "slide")))}), r"tests\['both'\] of .* must be one mode"),
@@ -131,7 +155,7 @@ def test_a_factor_that_comes_later_leaves_the_names():
         (dict(contrast=("crop", "33", "33")), "contrast = .* must be a factor and two of its levels"),
         (dict(seeds=("0", "1")), "seeds = .* must be different whole numbers"),
         (dict(tests={}), "tests is empty"),
-        (dict(tests={"other": dict(train=dict(steps=3))}), r"tests\['other'\] of .* alone, and not train"),
+        (dict(tests={"other": dict(train=dict(steps=3))}), r"tests\['other'\] of .* alone, and not train.steps"),
         (dict(factors={"test": {"a": {}}}, grids=({},)), "factors.test: the name has a meaning of its own"),
         (dict(grids=({"crop": "49"},)), r"grids\[0\]: crop = '49' must be a tuple of levels, \('49',\)"),
         (dict(published=(({"crop": "33"}, "whole", 57.64),)), r"published\[0\] = .* must be a cell of the study's"),

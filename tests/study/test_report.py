@@ -4,8 +4,9 @@ import csv
 import re
 
 import pytest
-from study_results import make_results, small_plan
+from study_results import make_results, small_plan, small_study
 
+from cropjax.study.plan import ALL, read_plan
 from cropjax.study.report import Found, write_report
 from cropjax.study.results import Results
 
@@ -84,7 +85,7 @@ def test_every_number_has_its_conditions(made):
     assert cells == [cell.name for cell in plan.cells]
     assert {row["network"] for row in rows(folder, "every_cell_and_test")} == {"PSPNet", "SegFormer"}
     tests = {(row["network"], row["test"]): row["how"] for row in rows(folder, "tests")}
-    assert "windows 32x32, every 16 and 16" in tests["SegFormer", "slide"]
+    assert "windows of 32x32, every 16 rows and 16 columns" in tests["SegFormer", "slide"]
     assert "Pooled branches see 32 x 32 pixels" in tests["PSPNet", "pools"]
     assert ("SegFormer", "pools") not in tests
 
@@ -138,6 +139,53 @@ def test_one_seed_has_no_interval(tmp_path):
     assert row["seeds"] == "1"
     assert row["t low"] in ("nan", "")
     assert Found(plan, results).missing
+
+
+def test_crops_are_compared_at_equal_pixels(tmp_path):
+    """The small crop with its own steps is also the small crop with as many pixels: one run, in two comparisons."""
+    study = small_study()
+    steps = {"33": 4, "49": 2}
+    pixels = {"steps": {}, "pixels": lambda config: dict(train=dict(steps=steps[str(config.data.crop_size[0])]))}
+    study.factors = dict(study.factors) | {"seen": pixels}
+    study.grids = ({"network": ("PSPNet",), "crop": ALL, "seen": ALL},)
+    plan, results = read_plan(study), Results(tmp_path / "results")
+    assert [cell.name for cell in plan.cells] == ["PSPNet,base", "PSPNet,crop=49", "PSPNet,crop=49,seen=pixels"]
+    worth = {("33", "steps"): 10, ("49", "steps"): 16, ("49", "pixels"): 13}
+    make_results(plan, results, lambda levels, seed, test: (worth[levels["crop"], levels["seen"]] + seed) / 32)
+    write_report(plan, results, tmp_path)
+    shown = {(row["seen"], row["test"]): row for row in rows(tmp_path, "contrast")}
+    assert len(shown) == 2 * 3
+    assert shown["pixels", "whole"]["crop 33"] == shown["steps", "whole"]["crop 33"]
+    assert 0 < float(shown["pixels", "whole"]["difference"]) < float(shown["steps", "whole"]["difference"])
+    each = {
+        (row["factor"], row["where"]): row for row in rows(tmp_path, "effects_by_context") if row["test"] == "whole"
+    }
+    assert set(each) == {("crop", "base"), ("crop", "seen=pixels"), ("seen", "crop=49")}
+    assert each["crop", "seen=pixels"]["effect"] == shown["pixels", "whole"]["difference"]
+    assert [tuple(row.values()) for row in rows(tmp_path, "same_cells")] == [("PSPNet,base", "seen=pixels")]
+    assert len(rows(tmp_path, "every_cell_and_test")) == 3
+
+
+def test_factors_are_crossed_with_networks_and_tests(made):
+    folder, _, _ = made
+    found = {
+        (row["network"], row["test"], row["effect of"], row["when"]): float(row["larger by"])
+        for row in rows(folder, "interactions")
+    }
+    assert found["", "whole", "crop 33 to 49", "network PSPNet to SegFormer"] < -5
+    assert abs(found["", "whole", "batch 4 to 2", "network PSPNet to SegFormer"]) < 2
+    assert found["PSPNet", "", "crop 33 to 49", "test whole to slide"] == 0
+    assert ("SegFormer", "", "crop 33 to 49", "test whole to pools") not in found
+    assert ("PSPNet", "slide", "batch 4 to 2", "crop 33 to 49") in found
+
+
+def test_a_run_that_failed_says_why(tmp_path):
+    plan, results = small_plan(), Results(tmp_path / "results")
+    make_results(plan, results, share, skip=(MISSING,))
+    (run,) = [run for run in plan.runs if run.name == MISSING]
+    results.fail(run, "loss became nan")
+    write_report(plan, results, tmp_path)
+    assert f"{MISSING} (loss became nan)" in (tmp_path / "table.md").read_text()
 
 
 def test_two_files_of_one_name_to_begin_with_are_said(tmp_path):

@@ -1,5 +1,7 @@
 """Results: whose they are, what they lack, and that another config's are not taken."""
 
+import json
+
 import pytest
 from study_results import make_results, small_plan, small_study
 
@@ -20,11 +22,12 @@ def test_a_run_has_what_its_file_has(made):
     plan, results = made
     first, second = plan.runs[:2]
     assert results.get(first)["seed"] == 0
-    assert results.lacks(first, plan.tests_of(first.cell)) == []
-    tests = plan.tests_of(first.cell)
-    assert results.lacks(first, {"whole": tests["whole"], "more": tests["slide"]}) == ["more"]
+    assert results.lacks(first) == []
     assert results.get(second) is None
-    assert results.lacks(second, tests) == ["whole", "slide", "pools"]
+    assert results.lacks(second) == ["whole", "slide", "pools"]
+    study = small_study()
+    study.tests["more"] = dict(eval=dict(modes=("slide",)))
+    assert results.lacks(read_plan(study).runs[0]) == ["more"]
 
 
 def test_results_of_another_config_are_not_taken(made):
@@ -45,9 +48,8 @@ def test_results_of_a_test_that_has_changed_are_not_taken(made, test, field, val
     study = small_study()
     study.tests[test]["eval"][field] = value
     plan = read_plan(study)
-    run = plan.runs[0]
     with pytest.raises(UserError, match=rf"seed_0.json is of another test '{test}' than the study's"):
-        results.lacks(run, plan.tests_of(run.cell))
+        results.lacks(plan.runs[0])
     with pytest.raises(UserError, match="another test"):
         Found(plan, results)
 
@@ -73,3 +75,31 @@ def test_no_place_of_a_machine_is_kept(made):
     text = results.path(plan.runs[0]).read_text()
     assert "data.root" not in text
     assert "command" not in text
+
+
+def test_a_field_that_came_later_had_its_default(made):
+    plan, results = made
+    path = results.path(plan.runs[0])
+    values = json.loads(path.read_text())
+    del values["fields"]["train.ema"], values["fields"]["loss.focal.gamma"]
+    path.write_text(json.dumps(values))
+    assert results.get(plan.runs[0])
+    study = small_study()
+    study.networks["PSPNet"].train.ema = 0.9
+    with pytest.raises(UserError, match=r"another train.ema, 0.0 where the study has 0.9"):
+        results.get(read_plan(study).runs[0])
+
+
+def test_a_file_of_another_seed_is_not_taken(made):
+    plan, results = made
+    first, second = plan.runs[:2]
+    results.path(first).rename(results.path(second))
+    with pytest.raises(UserError, match=r"seed_1.json is of a run with another seed, 0 where the study has 1"):
+        results.get(second)
+
+
+def test_when_training_may_end_early_decides(made):
+    study = small_study()
+    study.networks["PSPNet"].eval.stop_after = 3
+    with pytest.raises(UserError, match=r"another eval.every"):
+        made[1].get(read_plan(study).runs[0])

@@ -87,15 +87,64 @@ def test_a_test_that_comes_later_is_made_without_training(done, monkeypatch):
     assert set(results.get(plan.runs[0])["tests"]) == {"whole", "pools", "slide"}
 
 
+def test_tests_of_a_run_that_was_trained_again_are_all_of_the_new_network(done, tmp_path):
+    """Its folder is gone, and on another machine the same training may come to other numbers."""
+    _, plan, results, _ = done
+    run = plan.runs[0]
+    again = Results(tmp_path / "results")
+    again.path(run).parent.mkdir(parents=True)
+    values = json.loads(results.path(run).read_text())
+    del values["tests"]["pools"]
+    values["tests"]["whole"]["miou"] = 0.5
+    values["trained"]["losses"]["2"] += 1.0
+    again.path(run).write_text(json.dumps(values))
+    assert work(plan, [run], tmp_path, again, say=lambda _: None) == {}
+    for test in ("whole", "pools"):
+        assert again.get(run)["tests"][test]["miou"] == pytest.approx(results.get(run)["tests"][test]["miou"])
+
+
+def test_a_folder_of_a_run_of_another_length_is_named(done):
+    folder, _, results, _ = done
+    config = plan_of().cells[0].config.copy_and_resolve_references().unlock()
+    config.train.steps = 4
+    plan = plan_of(networks={"PSPNet": config})
+    with pytest.raises(UserError, match=r"PSPNet,base/seed_0 holds a run with another train.steps, 2 where .* has 4"):
+        work(plan, plan.runs, folder, Results(folder / "other"), say=lambda _: None)
+
+
+def test_weights_that_are_not_there_are_named_before_anything_is_run(tmp_path):
+    config = plan_of().cells[0].config.copy_and_resolve_references().unlock()
+    config.init_from = str(tmp_path / "nowhere.safetensors")
+    plan = plan_of(networks={"one": plan_of().cells[0].config, "PSPNet": config})
+    with pytest.raises(UserError, match=r"PSPNet,base: init_from = '.*nowhere.safetensors' is no file"):
+        work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_somebody_is_at_is_left_to_them(tmp_path, monkeypatch):
     plan, made = plan_of(), []
-    monkeypatch.setattr(module, "make", lambda plan, run, *rest: made.append(run.seed))
+    monkeypatch.setattr(module, "make", lambda run, *rest: made.append(run.seed))
     (tmp_path / plan.runs[0].name).mkdir(parents=True)
     monkeypatch.setattr(module, "locked", _taken(tmp_path / plan.runs[0].name))
     said = []
     assert work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=said.append) == {}
     assert said[0] == "study: another process is at work on PSPNet,base/seed_0"
+    assert said.count(said[0]) == 2  # once more when the other run is done
     assert made == [1]
+
+
+def test_a_run_that_somebody_has_left_is_taken_up_in_the_end(tmp_path, monkeypatch):
+    plan, made, free = plan_of(), [], []
+
+    def make(run, *rest):
+        made.append(run.seed)
+        free.append(run)
+
+    taken = _taken(tmp_path / plan.runs[0].name)
+    monkeypatch.setattr(module, "make", make)
+    monkeypatch.setattr(module, "locked", lambda path: locked(path) if free else taken(path))
+    assert work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None) == {}
+    assert made == [1, 0]
 
 
 def _taken(folder):
@@ -110,7 +159,7 @@ def _taken(folder):
 def test_a_run_that_fails_has_no_results_and_the_others_go_on(tmp_path, monkeypatch):
     plan, made = plan_of(seeds=(0, 1, 2)), []
 
-    def make(plan, run, *rest):
+    def make(run, *rest):
         if run.seed == 1:
             raise NotFiniteError("loss became nan within steps 1...2: lower optim.lr")
         made.append(run.seed)
@@ -119,6 +168,12 @@ def test_a_run_that_fails_has_no_results_and_the_others_go_on(tmp_path, monkeypa
     failed = work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
     assert failed == {"PSPNet,base/seed_1": "loss became nan within steps 1...2: lower optim.lr"}
     assert made == [0, 2]
+    again = work(plan, plan.runs[1:2], tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+    assert "lower optim.lr (remove " in again["PSPNet,base/seed_1"]  # it would be the same
+    Results(tmp_path / "results").failure(plan.runs[1]).unlink()
+    monkeypatch.setattr(module, "make", lambda run, *rest: made.append(run.seed))
+    assert work(plan, plan.runs[1:2], tmp_path, Results(tmp_path / "results"), say=lambda _: None) == {}
+    assert made == [0, 2, 1]
 
 
 def test_a_users_mistake_ends_the_study(tmp_path, monkeypatch):
@@ -131,17 +186,23 @@ def test_a_users_mistake_ends_the_study(tmp_path, monkeypatch):
         work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
 
 
-def test_time_left_follows_the_pixels_of_each_network(monkeypatch):
-    clock = iter([0.0, 0.0, 10.0])
+def test_time_left_follows_the_pixels_and_the_tests_of_each_network(monkeypatch):
+    clock = iter([0.0, 0.0, 10.0, 10.0, 13.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     small, large = dict(data=dict(crop_size=(33, 33))), dict(data=dict(crop_size=(66, 66)))
-    plan = plan_of(factors={"crop": {"33": small, "66": large}}, grids=({"crop": ("33", "66")},), seeds=(0,))
-    pace = Pace(plan.runs)
+    plan = plan_of(factors={"crop": {"33": small, "66": large}}, grids=({"crop": ("33", "66")},), seeds=(0, 1))
+    first, tested, *rest = plan.runs
+    pace = Pace({first: (True, 2), tested: (False, 1)} | dict.fromkeys(rest, (True, 2)))
     assert pace.left() is None
-    with pace.of(plan.runs[0]):
+    with pace.training(first):
         pass
-    assert pixels(plan.cells[0].config) == 2 * 4 * 33 * 33
-    assert pace.left() == pytest.approx(40.0)
+    with pace.testing(first):
+        pass
+    pace.had(first)
+    assert pixels(first.cell.config) == 2 * 4 * 33 * 33
+    assert pace.left() == pytest.approx(3.0 + 2 * (40.0 + 2 * 3.0))
+    pace.had(rest[0])
+    assert pace.left() == pytest.approx(3.0 + 40.0 + 2 * 3.0)
 
 
 def test_the_report_of_a_real_study(done):

@@ -57,8 +57,7 @@ def make_results(plan, results, share, skip=()):
         if run.name in skip:
             continue
         tests = {
-            test: scored(share(run.cell.levels, run.seed, test), config)
-            for test, config in run.cell.tests.items()
+            test: scored(share(run.cell.levels, run.seed, test), config) for test, config in run.cell.tests.items()
         }
         steps = list(itertools.islice(itertools.count(2, 2), 2))
         values = {

@@ -1,4 +1,4 @@
-"""A study of two networks and two seeds as a study file, for commands: `--config tests/tiny_study.py`."""
+"""A study of two seeds as a study file, for commands: `--config tests/tiny_study.py`, or `...py:short`."""
 
 import sys
 from pathlib import Path
@@ -17,9 +17,12 @@ def network(name):
     return config
 
 
-def get_config():
+def get_config(which="all"):
     study = new_study("A study in small")
     study.networks = {"PSPNet": network("pspnet"), "SegFormer": network("segformer")}
+    if which == "short":
+        del study.networks["SegFormer"]
+        study.networks["PSPNet"].train.steps = 30
     study.grids = ({},)
     study.seeds = (0, 1)
     study.tests = {"whole": {}, "slide": dict(eval=dict(modes=("slide",)))}

@@ -131,16 +131,16 @@ class Pace:
     """
 
     def __init__(self, left):
-        self._left = dict(left)
+        self._wanted, self._left = left, dict(left)
         self._taken, self._began = {}, time.monotonic()  # {(what, network): (seconds, how much)}
 
     def had(self, run):
-        """`run` is done, or another's."""
+        """`run` is done, or another's for the time being."""
         self._left.pop(run, None)
 
     def training(self, run):
         """Around the training of `run`."""
-        return self._of("training", run, pixels(run.cell.config) * self._left[run][0])
+        return self._of("training", run, pixels(run.cell.config) * self._wanted[run][0])
 
     def testing(self, run):
         """Around one test of `run`."""

@@ -136,8 +136,9 @@ def test_a_run_that_somebody_is_at_is_left_to_them(tmp_path, monkeypatch):
 def test_a_run_that_somebody_has_left_is_taken_up_in_the_end(tmp_path, monkeypatch):
     plan, made, free = plan_of(), [], []
 
-    def make(run, *rest):
-        made.append(run.seed)
+    def make(run, place, results, pace):
+        with pace.training(run), pace.testing(run):
+            made.append(run.seed)
         free.append(run)
 
     taken = _taken(tmp_path / plan.runs[0].name)

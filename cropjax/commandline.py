@@ -20,7 +20,7 @@ from cropjax.errors import Stopped, UserError, one_line
 
 OF_THE_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file under configs/.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: runs/<name of the config file>.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; default: runs/NAME of configs/NAME.py.")
 
 
 def run(command, *, joins=False, read=None):
@@ -162,9 +162,7 @@ def _start(command, joins, read, arguments=None):
     config = (read or validate)(run_config(WORKDIR.value) if CONFIG.value is None else CONFIG.value)
     with distributed.together() if joins else contextlib.nullcontext():
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # see host_memory.py
-        workdir = Path(
-            WORKDIR.value or Path("runs", config_name(config_flags.get_config_filename(flags.FLAGS["config"])))
-        )
+        workdir = Path(WORKDIR.value or _default_workdir("runs/studies" if read else "runs"))
         if jax.config.jax_compilation_cache_dir is None:  # a run that starts again need not compile again
             _cache_programs(workdir.absolute().parent / ".xla-cache")
         return command(config, workdir) if arguments is None else command(config, workdir, arguments)
@@ -185,6 +183,10 @@ def _cache_programs(folder):
 def _printable(text):
     """A name out of a file may hold what a terminal obeys."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _default_workdir(folder):
+    return Path(folder, config_name(config_flags.get_config_filename(flags.FLAGS["config"])))
 
 
 def config_name(path):

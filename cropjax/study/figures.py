@@ -38,6 +38,28 @@ def differences(found, factor, low, high):
     return draw(1, 1, paint, height=0.9 + 0.32 * len(rows))
 
 
+def effects(rows):
+    """A line for each row of the table of effects: mean and Student's interval, one colour a network."""
+    if not rows:
+        return ""
+    networks = list(dict.fromkeys(row[0] for row in rows))
+    means = np.array([row[5] for row in rows])
+
+    def paint(axes):
+        ax, reach = axes[0, 0], 2.5 * max(np.abs(means).max(), 1e-3)
+        for y, row in enumerate(rows):
+            colour = COLOURS[networks.index(row[0]) % len(COLOURS)]
+            ax.plot(row[5], y, "o", color=colour, markersize=5)
+            if np.isfinite(row[6:8]).all():
+                ax.plot(row[6:8], [y, y], color=colour, lw=1.5)
+        ax.axvline(0, color="#888888", lw=0.8)
+        names = [f"{network}, {factor} {low} to {high}" for network, _, factor, low, high, *_ in rows]
+        ax.set_yticks(range(len(rows)), names, fontsize=8)
+        ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-reach, reach), xlabel="points of mIoU")
+
+    return draw(1, 1, paint, height=0.9 + 0.24 * len(rows))
+
+
 def matrix(found, tests):
     """(SVG, caption): mean mIoU of every cell (rows) under every test (columns)."""
     cells = list(dict.fromkeys(without(cell, TEST) for cell, _ in found.scores))

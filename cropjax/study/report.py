@@ -142,19 +142,27 @@ def _data(run, result):
 
 
 def _missing(found):
-    """What has no results, or not all, and why where that is known: whole cells by their names."""
+    """What has no results, or not all, in short; `_lacking` has the rest."""
+    cells = _lacking(found)
+    parts = [f"{cell}: {runs}" + f" ({why})" * bool(why) for cell, runs, why in cells if runs != "all" or why]
+    if whole := sum(runs == "all" and not why for _, runs, why in cells):
+        parts.append(f"{'and ' * bool(parts)}all runs of {whole} of {len(found.plan.cells)} cells, see Conditions")
+    return "; ".join(parts) or "nothing"
+
+
+def _lacking(found):
+    """[(cell, the seeds that lack results or "all", why they failed)]."""
     cells = {}
     for run, why in found.missing.items():
-        cells.setdefault(run.cell.name, []).append(run.name + f" ({why})" * bool(why))
-    whole = [
-        name
+        cells.setdefault(run.cell.name, []).append((run.seed, why))
+    return [
+        (
+            name,
+            "all" if len(runs) == len(found.plan.seeds) else ", ".join(f"seed {seed}" for seed, _ in runs),
+            "; ".join(f"seed {seed}: {why}" for seed, why in runs if why),
+        )
         for name, runs in cells.items()
-        if len(runs) == len(found.plan.seeds) and not any("(" in run for run in runs)
     ]
-    parts = [run for name, runs in cells.items() if name not in whole for run in runs]
-    if whole:
-        parts.append(f"and all of {len(whole)} of {len(found.plan.cells)} cells: {'; '.join(whole)}")
-    return ", ".join(parts).removeprefix("and ") or "nothing"
 
 
 def _the_same(found):
@@ -212,27 +220,26 @@ def contrast(found):
 
 
 def in_short(found):
-    """The effects in sentences, and how to read all numbers."""
-    tests = tuple(found.plan.tests)
-    factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
-    lines = [
-        f"{test}, {factor}: {said}."
-        for test in tests
-        for factor, levels in factors.items()
-        if (said := _said(found, {factor: levels}, test=test))
-    ]
-    lines += [f"test: {said}." for test in tests[1:] if (said := _said(found, {TEST: (tests[0], test)}))]
-    return Section(
-        "In short", "\n\n".join(["Points of mIoU, over all cells that differ in nothing else.", *lines, HOW_SURE])
+    """The effects in sentences, and how to read all numbers: of the first test all, of others what is sure."""
+    first, *rest = found.plan.tests
+    factors = [(name, {name: levels}) for name, levels in found.factors.items() if name != NETWORK]
+    lines = [(f"{first}, {name}", _said(found, one, test=first)) for name, one in factors]
+    lines += [("test", _said(found, {TEST: (first, test)})) for test in rest]
+    lines += [(f"{test}, {name}", _said(found, one, sure=True, test=test)) for test in rest for name, one in factors]
+    words = (
+        f"Points of mIoU, over all cells that differ in nothing else. Under other tests than {first} only those "
+        "effects are here whose sign is known."
     )
+    return Section("In short", "\n\n".join([words, *(f"{name}: {said}." for name, said in lines if said), HOW_SURE]))
 
 
-def _said(found, factors, **levels):
-    """The main effects of one factor, network by network, of the cells with these levels."""
+def _said(found, factors, *, sure=False, **levels):
+    """The main effects of one factor, network by network, of the cells with these levels; `sure`: with a sign."""
     return "; ".join(
         f"{network} {low} to {high} {_in_words(one)}"
         for network in found.plan.factors[NETWORK]
         for _, low, high, one in main_effects(found.of(network=network, **levels), found.cells, factors)
+        if one.is_clear or not sure
     )
 
 
@@ -281,7 +288,11 @@ def effects(found):
     columns = (NETWORK, TEST, "factor", "from", "to", "effect", *COUNTED)
     by_context = (NETWORK, TEST, "factor", "from", "to", "where", "effect", *SURE)
     tables = Table("effects", columns, tuple(rows)), Table("effects_by_context", by_context, tuple(single))
-    return Section("What each factor is worth", words, tables)
+    first = next(iter(found.plan.tests))
+    drawn = figures.effects([row for row in rows if row[1] in ("", first)])
+    return Section(
+        "What each factor is worth", words, tables, drawn, f"Under {first}, and of the tests: Student's intervals."
+    )
 
 
 def _by_context(found, scores, factors):
@@ -408,7 +419,9 @@ def all_conditions(found):
         "cannot be put down to one field. Combinations of levels that come to one config are the same cell: it is run "
         "once, and compared under all its names."
     )
-    return Section("Conditions", words, (trained, tested, mixed, *[same] * bool(same.rows), _fields(found)))
+    lacking = Table("without_results", ("cell", "runs", "why"), tuple(_lacking(found)))
+    more = [table for table in (same, lacking) if table.rows]
+    return Section("Conditions", words, (trained, tested, mixed, *more, _fields(found)))
 
 
 def _fields(found):

@@ -7,6 +7,7 @@ queued again by `scontrol requeue` in the middle, and later sent SIGTERM by `sca
 started again. Exit status 1 if the weights of either are not, bit for bit, those of an undisturbed `launch/local.sh`.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -47,43 +48,49 @@ def wait_until(what, condition, timeout=300):
         time.sleep(0.1)
 
 
-def under_slurm(folder):
-    workdir, cluster = folder / "slurm", folder / "cluster"
-    sh("bash", CLUSTER, "up", cluster)
-    environment = {
-        "SLURM_CONF": cluster / "slurm.conf",
+@contextlib.contextmanager
+def slurm_cluster(folder, **environment):
+    """A Slurm of this machine with its files in `folder`: what runs its commands, with `environment` beside our own."""
+    sh("bash", CLUSTER, "up", folder)
+    environment |= {
+        "SLURM_CONF": str(folder / "slurm.conf"),
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{random.randrange(20000, 60000)}",
         "JAX_PLATFORMS": "cpu",
     }
-    environment = {name: str(value) for name, value in environment.items()}
-
-    def slurm(*command):
-        return sh(*command, environment=environment)
-
     try:
-        submit = ["sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", "--gpus-per-node=0"]
-        submit += [f"--output={folder}/slurm-%j.out", "launch/slurm.sbatch", *ARGS, "--workdir", workdir]
-        job = slurm(*submit)
-        say("slurm: submitted job", job)
-
-        def state():
-            return slurm("scontrol", "show", "job", job).split("JobState=")[1].split()[0]
-
-        for step, disturb in ((15, ["scontrol", "requeue", job]), (50, ["scancel", "--signal=TERM", job])):
-            wait_until(f"step {step}", lambda step=step: last_step(workdir) >= step)
-            slurm(*disturb)
-            say("slurm:", " ".join(disturb), "after step", last_step(workdir))
-            wait_until("queued again", lambda: state() == "PENDING")
-            say("slurm: queued again after step", last_step(workdir))
-            slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # and not in two minutes
-        wait_until("its end", lambda: state() in ("COMPLETED", "FAILED", "CANCELLED"), 600)
-        say("slurm: ended", state())
+        yield lambda *command: sh(*command, environment=environment)
     finally:
-        log = "\n".join(path.read_text() for path in folder.glob("slurm-*.out"))
-        print(
-            "\n".join(line for line in log.splitlines() if "cropjax" in line or "processes" in line or ": step" in line)
-        )
-        sh("bash", CLUSTER, "down", cluster, check=False)
+        sh("bash", CLUSTER, "down", folder, check=False)
+
+
+def under_slurm(folder):
+    workdir = folder / "slurm"
+    with slurm_cluster(folder / "cluster") as slurm:
+        try:
+            submit = ["sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", "--gpus-per-node=0"]
+            submit += [f"--output={folder}/slurm-%j.out", "launch/slurm.sbatch", *ARGS, "--workdir", workdir]
+            job = slurm(*submit)
+            say("slurm: submitted job", job)
+
+            def state():
+                return slurm("scontrol", "show", "job", job).split("JobState=")[1].split()[0]
+
+            for step, disturb in ((15, ["scontrol", "requeue", job]), (50, ["scancel", "--signal=TERM", job])):
+                wait_until(f"step {step}", lambda step=step: last_step(workdir) >= step)
+                slurm(*disturb)
+                say("slurm:", " ".join(disturb), "after step", last_step(workdir))
+                wait_until("queued again", lambda: state() == "PENDING")
+                say("slurm: queued again after step", last_step(workdir))
+                slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # and not in two minutes
+            wait_until("its end", lambda: state() in ("COMPLETED", "FAILED", "CANCELLED"), 600)
+            say("slurm: ended", state())
+        finally:
+            log = "\n".join(path.read_text() for path in folder.glob("slurm-*.out"))
+            print(
+                "\n".join(
+                    line for line in log.splitlines() if "cropjax" in line or "processes" in line or ": step" in line
+                )
+            )
     return workdir
 
 

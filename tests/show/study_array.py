@@ -7,12 +7,11 @@ not, digit for digit, that of the process which had the study for itself.
 """
 
 import json
-import random
 import sys
 import tempfile
 from pathlib import Path
 
-from clusters import CLUSTER, ROOT, say, sh, wait_until
+from clusters import ROOT, say, sh, slurm_cluster, wait_until
 from faults import last_step
 
 ARGS = ["--config", str(ROOT / "tests" / "tiny_study.py")]
@@ -30,19 +29,8 @@ def results(workdir):
 
 def under_slurm(folder):
     """What the logs of the tasks say; their work is in folder/array."""
-    workdir, cluster = folder / "array", folder / "cluster"
-    sh("bash", CLUSTER, "up", cluster)
-    environment = {
-        "SLURM_CONF": str(cluster / "slurm.conf"),
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{random.randrange(20000, 60000)}",
-        "JAX_PLATFORMS": "cpu",
-        "CROPJAX_MODULE": "cropjax.study",
-    }
-
-    def slurm(*command):
-        return sh(*command, environment=environment)
-
-    try:
+    workdir = folder / "array"
+    with slurm_cluster(folder / "cluster", CROPJAX_MODULE="cropjax.study") as slurm:
         submit = ["sbatch", "--parsable", "--array=0-1", "--cpus-per-task=1", "--gpus-per-node=0"]
         submit += [f"--output={folder}/task-%a.out", "launch/slurm.sbatch", *ARGS, "--workdir", workdir]
         job = slurm(*submit)
@@ -58,8 +46,6 @@ def under_slurm(folder):
         wait_until("queued again", lambda: f"{task} PENDING" in states())
         slurm("scontrol", "update", f"JobId={job}_{task}", "StartTime=now")  # and not in two minutes
         wait_until("its end", lambda: not states(), 900)
-    finally:
-        sh("bash", CLUSTER, "down", cluster, check=False)
     return {path.stem: path.read_text() for path in sorted(folder.glob("task-*.out"))}
 
 

@@ -4,7 +4,7 @@
 
 Of docs/performance.md: the steps of deeplab_512 and segformer_b3_512, batch 8, bfloat16. A network that was not
 measured is taken to get as many FLOP a second as the measured one of its kind, CNN or transformer; FLOP are counted,
-not run. For small networks that is too little: launches, not FLOP, take their time. Training alone. It takes five
+not run. For small networks that is too little: launches, not FLOP, take their time. Training alone. It takes ten
 minutes on two cores, and prints a row a study and network.
 """
 
@@ -69,11 +69,15 @@ def main():
         for network in plan.factors[NETWORK]:
             cells = [cell for cell in plan.cells if cell.levels[NETWORK] == network]
             runs = [run for run in plan.runs if run.cell in cells]
-            megapixels = sum(pixels(run.cell.config) for run in runs) / 1e6
-            flop, rate = flop_a_megapixel(cells[0].config), rates[cells[0].config.model.name]
-            sums.append(megapixels * flop / rate / 3600)
-            counts = [str(len(cells)), str(len(runs)), f"{megapixels:.0f}"]
-            rows.append([study, network, *counts, f"{flop / 1e9:.0f}", f"{rate / 1e12:.0f}", f"{sums[-1]:.1f}"])
+            first = {cell.config.data.crop_size: cell.config for cell in reversed(cells)}  # of each crop
+            each = {crop: flop_a_megapixel(config) for crop, config in first.items()}
+            megapixels = [pixels(run.cell.config) / 1e6 for run in runs]
+            flop = sum(each[run.cell.config.data.crop_size] * much for run, much in zip(runs, megapixels, strict=True))
+            rate = rates[cells[0].config.model.name]
+            sums.append(flop / rate / 3600)
+            counts = [str(len(cells)), str(len(runs)), f"{sum(megapixels):.0f}"]
+            counts += ["/".join(f"{each[crop] / 1e9:.0f}" for crop in sorted(each)), f"{rate / 1e12:.0f}"]
+            rows.append([study, network, *counts, f"{sums[-1]:.1f}"])
             jax.clear_caches()
         total = [str(len(plan.cells)), str(len(plan.runs)), "", "", ""]
         rows.append([study, "all", *total, f"{sum(sums):.1f}"])

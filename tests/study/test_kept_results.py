@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cropjax.pages.page import shown
 from cropjax.study.plan import read_plan
 from cropjax.study.report import write_report
 from cropjax.study.results import Results
@@ -58,9 +59,29 @@ def _near(text):
 
 
 def test_what_the_page_quotes_is_in_the_report(kept):
-    folder, *_ = kept
+    """Sentences word for word, and rows of its tables."""
+    folder, _, _, made = kept
     said = (folder / "table.md").read_text(encoding="utf-8")
-    quoted = [line[2:] for line in (folder / "README.md").read_text(encoding="utf-8").splitlines() if line[:2] == "> "]
+    page = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    quoted = [line[2:] for line in page if line.startswith("> ")]
     assert quoted
     for line in quoted:
         assert line in said
+    tables = [[_row(map(_number, row)) for row in _rows(path)] for path in made.rglob("csv/*.csv")]
+    for table in _tables(page):
+        assert any(set(table) <= set(rows) for rows in tables), table[0]
+
+
+def _tables(lines):
+    """The rows of each table, without the line below the head."""
+    found = [[]]
+    for line in lines:
+        if not line.startswith("|"):
+            found.append([])
+        elif not line.startswith("|---"):
+            found[-1].append(line)
+    return [table for table in found if table]
+
+
+def _row(cells):
+    return "| " + " | ".join(shown(cell) if cell != "" else "-" for cell in cells) + " |"

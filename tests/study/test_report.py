@@ -64,18 +64,18 @@ def test_effects_are_those_that_were_put_in(made):
 
 
 def test_sentences_say_what_tables_say(made):
+    """Of the first test, and of the tests, all effects; of the other tests those that are sure."""
     folder, _, _ = made
-    said = (folder / "table.md").read_text()
-    effects = {(row["network"], row["test"], row["factor"], row["to"]): row for row in rows(folder, "effects")}
-    for (network, test, factor, to), row in effects.items():
-        if factor == "crop" or row["from"] == "whole":
-            low, high = float(row["t low"]), float(row["t high"])
-            words = f"{network} {row['from']} to {to} {float(row['effect']):+.1f} ({low:+.1f} to {high:+.1f}"
-            (line,) = [
-                line
-                for line in said.splitlines()
-                if line.startswith(f"{test}, {factor}: " if test else "test: ") and words in line
-            ]
+    said = (folder / "table.md").read_text().splitlines()
+    for row in rows(folder, "effects"):
+        low, high = float(row["t low"]), float(row["t high"])
+        words = f"{row['network']} {row['from']} to {row['to']} {float(row['effect']):+.1f} ({low:+.1f} to {high:+.1f}"
+        begins = f"{row['test']}, {row['factor']}: " if row["test"] else "test: "
+        if row["factor"] == "test" and row["from"] != "whole":
+            continue
+        lines = [line for line in said if line.startswith(begins) and words in line]
+        assert len(lines) == (row["test"] in ("", "whole") or not low <= 0 <= high)
+        for line in lines:
             assert ("sign not known" in line.split(words)[1].split(")")[0]) == (low <= 0 <= high)
 
 
@@ -94,8 +94,8 @@ def test_what_is_missing_is_said(made):
     folder, _, _ = made
     page = (folder / "report.html").read_text()
     assert "23 of 24" in page
-    assert MISSING in page
-    assert "SegFormer" in page
+    assert "SegFormer,crop=49,batch=2: seed 2<" in page
+    assert [tuple(row.values()) for row in rows(folder, "without_results")] == [(MISSING.split("/")[0], "seed 2", "")]
 
 
 def test_results_csv_has_every_run_and_test_in_full(made):
@@ -185,7 +185,8 @@ def test_a_run_that_failed_says_why(tmp_path):
     (run,) = [run for run in plan.runs if run.name == MISSING]
     results.fail(run, "loss became nan")
     write_report(plan, results, tmp_path)
-    assert f"{MISSING} (loss became nan)" in (tmp_path / "table.md").read_text()
+    said = (tmp_path / "table.md").read_text()
+    assert "* missing: SegFormer,crop=49,batch=2: seed 2 (seed 2: loss became nan)" in said
 
 
 def test_two_files_of_one_name_to_begin_with_are_said(tmp_path):

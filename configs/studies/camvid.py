@@ -8,8 +8,8 @@ those of 256 are. ResNet-18 of width 16, as two CPU cores can train it, from the
 beside this file makes: run its two commands first. `camvid.py:50` has ResNet-50 of full width and its ImageNet
 weights, for a GPU. The transformers begin with nothing. The learning rate stays as the batch grows, as in the study.
 Order of work: crop against batch; the norm behind the pool; BatchNorm's groups and the learning rate, which a batch
-changes along with itself; pixels seen; the study's remedies; the transformers. Where a grid has both batches at a
-linear rate, or both crops with as many pixels, one of the two is a cell that is there already.
+changes along with itself; pixels seen; the study's remedies; the transformers; what else the study had. Where a grid
+has both batches at a linear rate, or both crops with as many pixels, one of the two is a cell that is there already.
 """
 
 from cropjax.config import defaults

@@ -51,12 +51,13 @@ MARKDOWN_ROWS = 100  # and one that is longer than this is in its file alone, as
 def write(folder: Path, title: str, facts: dict[str, str], sections: list[Section], *, markdown="report.md"):
     """Writes report.html, a Markdown file with figures/*.svg, and csv/*.csv; `facts` are what was looked at.
 
-    What an earlier report has left in figures/ and csv/ is removed.
+    What the Markdown file names that was there, an earlier report's, is removed.
     """
-    for kind, name in (("csv", "*.csv"), ("figures", "*.svg")):
+    for kind in ("csv", "figures"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        for path in (folder / kind).glob(name):
-            path.unlink()
+    if (folder / markdown).is_file():
+        for name in re.findall(r"\b(?:csv|figures)/[\w.+-]+\.(?:csv|svg)\b", (folder / markdown).read_text("utf-8")):
+            (folder / name).unlink(missing_ok=True)
     for section in sections:
         for table in section.tables:
             write_text(folder / "csv" / f"{table.name}.csv", as_csv(table))

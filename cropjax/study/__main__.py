@@ -33,15 +33,17 @@ def study(plan, workdir):
 
     runs = chosen(plan.runs, ONLY.value)
     results = Results(RESULTS.value or workdir / "results")
+    for path in results.strays(plan.runs):
+        commandline.complain(f"{path} is of no run of the study: rename it as its cell is called now, or remove it")
     if DRY_RUN.value:
         source = build_source(plan.cells[0].config, "train")
         about = {"size": source[0]["label"].shape, "images": len(source)}
         found = [(run, result) for run in plan.runs if (result := results.get(run))]
-        known, machine = paces(BENCHMARK.value) if BENCHMARK.value else paces_of_runs(found)
+        known, machine = paces(BENCHMARK.value, plan) if BENCHMARK.value else paces_of_runs(found)
         done = {run.name for run in runs if not results.lacks(run)}
         print(overview(plan, runs, done, paces=known, machine=machine, **about))
         return 0
-    failed = {} if REPORT_ONLY.value else work(plan, runs, workdir, results)
+    failed = {} if REPORT_ONLY.value else work(runs, workdir, results)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir / "report.lock", wait=True):
         write_report(plan, results, workdir)
@@ -60,7 +62,9 @@ def chosen(runs, patterns):
 
 
 def _matches(run, pattern):
-    return any(fnmatch.fnmatchcase(name, pattern) for name in (run.name, run.cell.name))
+    """By any of its cell's names."""
+    names = [run.cell.name, *(f"{run.cell.name},{other.replace(', ', ',')}" for other in run.cell.other_names())]
+    return any(fnmatch.fnmatchcase(one, pattern) for name in names for one in (name, f"{name}/seed_{run.seed}"))
 
 
 if __name__ == "__main__":

@@ -43,14 +43,6 @@ def _numbers(values):
     return "none" if values is None else "-".join(map(str, values))
 
 
-def other_names(cell, plan):
-    """The aliases of a cell, by those of their levels that its name does not say."""
-    return [
-        ", ".join(f"{name}={level}" for name, level in levels.items() if level != cell.levels[name])
-        for levels in cell.aliases
-    ]
-
-
 def comparisons(plan):
     """[(factor, low, high, where, cell, cell)] of cells that differ in one factor, an example of all that it changes.
 

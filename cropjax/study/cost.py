@@ -6,14 +6,15 @@ from pathlib import Path
 
 from cropjax.benchmark.measure import OURS
 from cropjax.errors import UserError
+from cropjax.study.plan import NETWORK
 from cropjax.study.work import pixels
 
 
 def paces_of_runs(found):
-    """As `paces`, of [(Run, results)]: each network's as in its runs together."""
+    """As `paces`, of [(Run, results)]: each network's, by its name in the study, as in its runs together."""
     seconds, megapixels, machines = {}, {}, []
     for run, result in found:
-        network, hours_taken = run.cell.config.model.name, result["trained"]["hours"]
+        network, hours_taken = run.cell.levels[NETWORK], result["trained"]["hours"]
         if math.isfinite(hours_taken):
             seconds[network] = seconds.get(network, 0.0) + 3600 * hours_taken
             megapixels[network] = megapixels.get(network, 0.0) + pixels(run.cell.config) / 1e6
@@ -22,8 +23,10 @@ def paces_of_runs(found):
     return {network: seconds[network] / megapixels[network] for network in seconds}, ", ".join(dict.fromkeys(machines))
 
 
-def paces(paths):
+def paces(paths, plan):
     """{network: seconds a megapixel of training} and what they were measured on, of benchmark files.
+
+    A file speaks for all networks of the `plan` that have its `model.name`.
 
     A step's time is linear in the pixels of its batch (docs/performance.md), so that one crop speaks for others.
 
@@ -43,7 +46,9 @@ def paces(paths):
             raise UserError(
                 f"--benchmark: {path} is no file of cropjax.benchmark --suites train --json ({error})"
             ) from error
-    return found, ", ".join(dict.fromkeys(machines))
+    names = {cell.levels[NETWORK]: cell.config.model.name for cell in plan.cells}
+    known = {network: found[name] for network, name in names.items() if name in found}
+    return known, ", ".join(dict.fromkeys(machines))
 
 
 def hours(config, pace):

@@ -101,11 +101,17 @@ def _compared(keys):
     contexts_of = {}
     for context, seed in keys:
         contexts_of.setdefault(seed, set()).add(context)
-    seeds = sorted(contexts_of, key=lambda seed: (-len(contexts_of[seed]), seed))
+    shared = set()  # by each choice of seeds
+    for contexts in map(frozenset, contexts_of.values()):
+        shared |= {contexts} | {contexts & other for other in shared}
     choices = [
-        (sorted(seeds[: i + 1]), set.intersection(*map(contexts_of.get, seeds[: i + 1]))) for i in range(len(seeds))
+        (sorted(seed for seed, own in contexts_of.items() if contexts <= own), contexts)
+        for contexts in shared
+        if contexts
     ]
-    return max(choices, key=lambda one: (len(one[0]) * len(one[1]), len(one[0])), default=((), ()))
+    return max(
+        choices, key=lambda one: (len(one[0]) * len(one[1]), len(one[0]), [-seed for seed in one[0]]), default=((), ())
+    )
 
 
 def pairs_of(cells, factor, low, high):
@@ -159,16 +165,26 @@ def _summed(values, compared, signs):
 def main_effects(values, cells, factors):
     """[(factor, low level, high level, Estimate)] for each two levels of `factors`, {factor: levels}.
 
-    Of a factor without any pairs it is `fitted`.
+    Of a factor without any pairs it is `fitted`, so `factors` must be all in which the cells of `values` differ.
     """
     found = []
     for factor, levels in factors.items():
-        both = list(itertools.combinations(levels, 2))
-        paired = [(factor, *pair, estimate(differences(values, cells, factor, *pair))) for pair in both]
-        if not any(one for *_, one in paired):
-            paired = [(factor, *pair, fitted(values, factors, factor, *pair)) for pair in both]
-        found += [row for row in paired if row[-1]]
+        rows = paired(values, cells, factor, levels)
+        found += rows or [
+            (factor, *pair, one)
+            for pair in itertools.combinations(levels, 2)
+            if (one := fitted(values, factors, factor, *pair))
+        ]
     return found
+
+
+def paired(values, cells, factor, levels):
+    """[(factor, low level, high level, Estimate)] for each two `levels` of which there are pairs."""
+    return [
+        (factor, *pair, one)
+        for pair in itertools.combinations(levels, 2)
+        if (one := estimate(differences(values, cells, factor, *pair)))
+    ]
 
 
 def fitted(values, factors, factor, low, high):

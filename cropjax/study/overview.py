@@ -1,14 +1,17 @@
 """What a study is before it runs: its cells, what differs between them, what it costs, and what it mixes up."""
 
 from cropjax.compare import as_text
-from cropjax.study.conditions import comparisons, conditions, mixed_up, other_names, shown, warnings
+from cropjax.study.conditions import comparisons, conditions, mixed_up, shown, warnings
 from cropjax.study.cost import hours
 from cropjax.study.plan import NETWORK
 from cropjax.study.work import pixels
 
 
 def overview(plan, runs, done, *, size, images, paces, machine):
-    """The text of --dry_run. `done` are names of runs; `paces` {network: seconds a megapixel} measured on `machine`."""
+    """The text of --dry_run. `done` are names of runs; `paces` {network: seconds a megapixel} measured on `machine`.
+
+    Networks are those of the study, as it calls them.
+    """
     cells = list({run.cell.name: run.cell for run in runs}.values())
     finished = sum(run.name in done for run in runs)
     lines = [
@@ -21,7 +24,7 @@ def overview(plan, runs, done, *, size, images, paces, machine):
         "",
         "Conditions that differ between any two cells, row by row:",
         as_text(condition_rows(cells, size, images)),
-        *same_lines(cells, plan),
+        *same_lines(cells),
         "",
         "Cells that differ in one factor, an example of each, and the fields that do:",
         *difference_lines(plan, size, images),
@@ -44,7 +47,7 @@ def cost_rows(cells, runs, done, paces):
     for cell in cells:
         own = [run for run in runs if run.cell is cell]
         left = sum(run.name not in done for run in own)
-        pace = paces.get(cell.config.model.name)
+        pace = paces.get(cell.levels[NETWORK])
         each = None if pace is None else hours(cell.config, pace)
         rows.append([
             cell.name,
@@ -59,9 +62,9 @@ def cost_rows(cells, runs, done, paces):
 
 def cost_note(cells, runs, done, paces, machine):
     """What the hours are, and of how many networks they are not known."""
-    known = [run for run in runs if run.cell.config.model.name in paces]
-    left = sum(hours(run.cell.config, paces[run.cell.config.model.name]) for run in known if run.name not in done)
-    unknown = sorted({cell.config.model.name for cell in cells} - set(paces))
+    known = [run for run in runs if run.cell.levels[NETWORK] in paces]
+    left = sum(hours(run.cell.config, paces[run.cell.levels[NETWORK]]) for run in known if run.name not in done)
+    unknown = sorted({cell.levels[NETWORK] for cell in cells} - set(paces))
     text = f"Hours are of training alone on {machine}; {left:.1f} are left." if paces else "No hours are known."
     if unknown:
         text += (
@@ -78,9 +81,9 @@ def condition_rows(cells, size, images):
     return [["cell", *names], *([cell, *(shown(one[name]) for name in names)] for cell, one in each.items())]
 
 
-def same_lines(cells, plan):
+def same_lines(cells):
     """The combinations of levels that are one cell."""
-    if same := [f"{cell.name} is also {name}" for cell in cells for name in other_names(cell, plan)]:
+    if same := [f"{cell.name} is also {name}" for cell in cells for name in cell.other_names()]:
         yield from (
             "",
             "Levels that come to the same config: one cell, compared under all its names.",

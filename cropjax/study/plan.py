@@ -60,8 +60,8 @@ class Cell:
 
     `levels` is the one that the cell goes by, of those in the grids the one with the most bases, and `aliases` are the
     others. `name` is what its folder is called, PSPNet,crop=256,batch=8: the levels that are no bases, so that a factor
-    that comes later to a study leaves the names of what was run. `tests` {test: config} are those that make sense for
-    the network: pooled windows are for networks that pool.
+    that comes later to a study leaves the names of what was run, unless it gives them a simpler one. `tests` {test:
+    config} are those that make sense for the network: pooled windows are for networks that pool.
     """
 
     levels: dict
@@ -74,6 +74,13 @@ class Cell:
     def combinations(self):
         """Of levels, `levels` first."""
         return (self.levels, *self.aliases)
+
+    def other_names(self):
+        """The aliases by those of their levels that the cell's own are not."""
+        each = (
+            [f"{name}={level}" for name, level in one.items() if level != self.levels[name]] for one in self.aliases
+        )
+        return [", ".join(parts) for parts in each]
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,6 @@ class Plan:
         """Cell by cell, so that a study that ends early has whole ones."""
         return [Run(cell, seed) for cell in self.cells for seed in self.seeds]
 
-    def varied(self, cells=None):
-        """The factors of which `cells` have more than one level."""
-        cells = self.cells if cells is None else cells
-        return [factor for factor in self.factors if len({cell.levels[factor] for cell in cells}) > 1]
-
 
 def read_plan(study):
     """The `Plan` of a study file's config.
@@ -143,6 +145,8 @@ def read_plan(study):
     for name, levels in factors.items():
         if not levels:
             raise UserError(f"factors.{name} has no levels")
+        if others := [one for one in (name, *levels) if not isinstance(one, str)]:
+            raise UserError(f"factors.{name}: {others[0]!r} must be text, {str(others[0])!r}")
     cells = _cells(_combinations(study.grids, factors), factors, study.tests)
     plan = Plan(
         study.title,
@@ -173,8 +177,8 @@ def _cells(combinations, factors, tests):
     same = {}
     for levels in combinations:
         config = _config(levels, factors)
-        key = (levels[NETWORK], *sorted(fields_of(config).items()))
-        same.setdefault(repr(key), (config, []))[1].append(levels)
+        fields = sorted((name, _rounded(value)) for name, value in fields_of(config).items())
+        same.setdefault(repr((levels[NETWORK], fields)), (config, []))[1].append(levels)
     cells = {}
     for config, combined in same.values():
         levels = min(combined, key=lambda levels: len(_changed_levels(levels, factors)))
@@ -184,6 +188,13 @@ def _cells(combinations, factors, tests):
         aliases = tuple(other for other in combined if other is not levels)
         cells[name] = Cell(levels, aliases, config, name, _tests(tests, config, name))
     return list(cells.values())
+
+
+def _rounded(value):
+    """A number without what is left of reckoning, 0.1 * 6 / 6."""
+    if isinstance(value, tuple):
+        return tuple(map(_rounded, value))
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def _tests(tests, config, name):
@@ -198,6 +209,8 @@ def _tests(tests, config, name):
                 raise UserError(f"eval.modes = {tested.eval.modes!r} must be one mode, as ('whole',)")
             if "pool_norm" in config.model.head or not tested.eval.pool_window:
                 configs[test] = validate(tested)
+    if not configs:
+        raise UserError(f"{name} has no test: name one without eval.pool_window")
     return configs
 
 
@@ -211,10 +224,10 @@ def _grid(grid, factors, at):
             raise UserError(f"{at}: there is no factor {name!r}; there are {', '.join(factors)}")
     chosen = []
     for name, levels in factors.items():
-        wanted = tuple(grid.get(name, ALL if name == NETWORK else tuple(levels)[:1]))
-        wanted = tuple(levels) if wanted == ALL else wanted
-        if isinstance(grid.get(name), str):
-            raise UserError(f"{at}: {name} = {grid[name]!r} must be a tuple of levels, ({grid[name]!r},)")
+        wanted = grid.get(name, ALL if name == NETWORK else tuple(levels)[:1])
+        if not isinstance(wanted, tuple | list):
+            raise UserError(f"{at}: {name} = {wanted!r} must be a tuple of levels, ({str(wanted)!r},)")
+        wanted = tuple(levels) if tuple(wanted) == ALL else tuple(wanted)
         for level in wanted:
             if level not in levels:
                 raise UserError(f"{at}: {name} has no level {level!r}; it has {', '.join(levels)}")
@@ -238,6 +251,8 @@ def _config(levels, factors):
         with _named(f"factors[{name!r}][{level!r}] with {levels[NETWORK]}"):
             config = changed(config, factors[name][level])
     with _named(", ".join(levels.values())):
+        if config.seed != factors[NETWORK][levels[NETWORK]].seed:
+            raise UserError("a level changes the seed, which is each run's own: name seeds in study.seeds")
         return validate(config)
 
 
@@ -286,6 +301,6 @@ def _published(number, one, factors, tests):
 def _check_contrast(plan):
     if not plan.contrast:
         return
-    factor, *levels = plan.contrast
+    factor, *levels = map(str, plan.contrast)
     if len(set(levels)) != 2 or len(levels) != 2 or not set(levels) <= set(plan.factors.get(factor, ())):
         raise UserError(f"contrast = {plan.contrast!r} must be a factor and two of its levels, ('crop', '512', '769')")

@@ -17,8 +17,17 @@ from cropjax.evaluation.report import looks
 from cropjax.pages import page
 from cropjax.pages.section import Section, Table, hxw
 from cropjax.study import figures
-from cropjax.study.conditions import conditions, other_names, warnings
-from cropjax.study.effects import differences, estimate, interactions, main_effects, with_level, without
+from cropjax.study.conditions import conditions, warnings
+from cropjax.study.effects import (
+    differences,
+    estimate,
+    interactions,
+    main_effects,
+    paired,
+    pairs_of,
+    with_level,
+    without,
+)
 from cropjax.study.plan import NETWORK
 from cropjax.study.work import PICTURES
 from cropjax.workdir import commit, write_text
@@ -46,17 +55,24 @@ class Found:
         pairs = [(run, results.get(run)) for run in plan.runs]
         self.runs = [(run, found) for run, found in pairs if found]
         self.missing = {
-            run: results.why(run) for run, found in pairs if not found or set(run.cell.tests) - set(found["tests"])
+            run: (found and [test for test in run.cell.tests if test not in found["tests"]], results.why(run))
+            for run, found in pairs
+            if not found or set(run.cell.tests) - set(found["tests"])
         }
         self.scores = self.values(lambda one: one["miou"])
-        varied = plan.varied([run.cell for run, _ in self.runs])
-        self.factors = {name: levels for name, levels in plan.factors.items() if name in varied}
         self.cells = {cell: cell for cell, _ in self.scores}
         for run, found in self.runs:
             for levels, test in itertools.product(run.cell.aliases, found["tests"]):
                 cell = _tested(run.cell.levels, test)
                 if cell in self.cells:
                     self.cells[_tested(levels, test)] = cell
+        self.factors = {name: levels for name, levels in plan.factors.items() if self._varies(name, levels)}
+
+    def _varies(self, factor, levels):
+        """Whether cells differ in it: by their own levels, or as pairs under another name."""
+        return len({dict(cell)[factor] for cell, _ in self.scores}) > 1 or any(
+            pairs_of(self.cells, factor, *pair) for pair in itertools.combinations(levels, 2)
+        )
 
     def values(self, what):
         """{(cell, seed): 100 times `what` of one test's results}; what is None is left out."""
@@ -144,24 +160,22 @@ def _data(run, result):
 def _missing(found):
     """What has no results, or not all, in short; `_lacking` has the rest."""
     cells = _lacking(found)
-    parts = [f"{cell}: {runs}" + f" ({why})" * bool(why) for cell, runs, why in cells if runs != "all" or why]
-    if whole := sum(runs == "all" and not why for _, runs, why in cells):
-        parts.append(f"{'and ' * bool(parts)}all runs of {whole} of {len(found.plan.cells)} cells, see Conditions")
+    parts = [f"{cell}: {runs}, {what}" for cell, runs, what in cells if (runs, what) != ("all", "everything")]
+    if whole := len(cells) - len(parts):
+        parts.append(f"{'and ' * bool(parts)}all of {whole} of {len(found.plan.cells)} cells, see Conditions")
     return "; ".join(parts) or "nothing"
 
 
 def _lacking(found):
-    """[(cell, the seeds that lack results or "all", why they failed)]."""
+    """[(cell, seeds, what they lack)], one for each reason."""
     cells = {}
-    for run, why in found.missing.items():
-        cells.setdefault(run.cell.name, []).append((run.seed, why))
+    for run, (tests, why) in found.missing.items():
+        what = why or ("everything" if tests is None else f"of tests {', '.join(tests)}")
+        cells.setdefault((run.cell.name, what), []).append(run.seed)
+    everybody = list(found.plan.seeds)
     return [
-        (
-            name,
-            "all" if len(runs) == len(found.plan.seeds) else ", ".join(f"seed {seed}" for seed, _ in runs),
-            "; ".join(f"seed {seed}: {why}" for seed, why in runs if why),
-        )
-        for name, runs in cells.items()
+        (name, "all" if seeds == everybody else f"seed {', '.join(map(str, seeds))}", what)
+        for (name, what), seeds in cells.items()
     ]
 
 
@@ -190,20 +204,24 @@ def contrast(found):
     if not found.plan.contrast:
         return
     factor, low, high = found.plan.contrast
-    sides = {}  # what is at the two levels, under the first context that says so
+    sides = {}  # what is at the two levels, and the contexts that say so
     for levels in found.cells:
         both = tuple(found.cells.get(with_level(levels, factor, level)) for level in (low, high))
-        sides.setdefault(both, without(levels, factor))
+        if both[0] != both[1]:
+            sides.setdefault(both, []).append(without(levels, factor))
     whole = {cell for both in sides if None not in both for cell in both}
     rows = []
-    for both, context in sides.items():
-        if not any(both) or (None in both and whole.intersection(both)):
+    for both, contexts in sides.items():
+        if None in both and whole.intersection(both):
             continue
+        context = contexts[0]
         at = [_by_seed(found.scores, cell) for cell in both]
         if shared := at[0].keys() & at[1].keys():
             at = [{seed: one[seed] for seed in shared} for one in at]  # so that the row adds up
         one = estimate({((), seed): at[1][seed] - at[0][seed] for seed in shared})
-        published = _published(found.plan, context, factor, (low, high))
+        published = "; ".join(
+            dict.fromkeys(text for one in contexts for text in _published(found.plan, one, factor, (low, high)))
+        )
         rows.append((*_levels(found, context, factor), dict(context)[TEST], *map(_mean, at), *_sure(one), published))
     names = [name for name in found.columns() if name != factor]
     columns = (*names, TEST, f"{factor} {low}", f"{factor} {high}", "difference", *SURE, "published")
@@ -222,25 +240,36 @@ def contrast(found):
 def in_short(found):
     """The effects in sentences, and how to read all numbers: of the first test all, of others what is sure."""
     first, *rest = found.plan.tests
-    factors = [(name, {name: levels}) for name, levels in found.factors.items() if name != NETWORK]
-    lines = [(f"{first}, {name}", _said(found, one, test=first)) for name, one in factors]
-    lines += [("test", _said(found, {TEST: (first, test)})) for test in rest]
-    lines += [(f"{test}, {name}", _said(found, one, sure=True, test=test)) for test in rest for name, one in factors]
+    sentences = {}
+    for network, test, factor, low, high, one in _main_effects(found):
+        of_tests = factor == TEST and low == first
+        if of_tests or (factor != TEST and (test == first or one.is_clear)):
+            about = (test, factor) if factor != TEST else (TEST, high)
+            sentences.setdefault(about, []).append(f"{network} {low} to {high} {_in_words(one)}")
+    order = [(first, name) for name in found.factors] + [(TEST, test) for test in rest]
+    order += [(test, name) for test in rest for name in found.factors]
+    lines = [
+        f"{about[0] if about[0] == TEST else ', '.join(about)}: {'; '.join(sentences[about])}."
+        for about in order
+        if about in sentences
+    ]
     words = (
         f"Points of mIoU, over all cells that differ in nothing else. Under other tests than {first} only those "
         "effects are here whose sign is known."
     )
-    return Section("In short", "\n\n".join([words, *(f"{name}: {said}." for name, said in lines if said), HOW_SURE]))
+    return Section("In short", "\n\n".join([words, *lines, HOW_SURE]))
 
 
-def _said(found, factors, *, sure=False, **levels):
-    """The main effects of one factor, network by network, of the cells with these levels; `sure`: with a sign."""
-    return "; ".join(
-        f"{network} {low} to {high} {_in_words(one)}"
-        for network in found.plan.factors[NETWORK]
-        for _, low, high, one in main_effects(found.of(network=network, **levels), found.cells, factors)
-        if one.is_clear or not sure
-    )
+def _main_effects(found):
+    """[(network, test, factor, low level, high level, Estimate)], of the tests themselves with the test ''."""
+    factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
+    for network in found.plan.factors[NETWORK]:
+        own = found.of(network=network)
+        for test in found.plan.tests:
+            for effect in main_effects(found.of(own, **{TEST: test}), found.cells, factors):
+                yield network, test, *effect
+        for effect in paired(own, found.cells, TEST, tuple(found.plan.tests)):
+            yield network, "", *effect
 
 
 def _in_words(one):
@@ -269,16 +298,14 @@ def everything(found):
 
 def effects(found):
     """What each factor is worth, network by network and test by test, and what each test is worth."""
-    rows, single = [], []
+    rows = [(*names, *_sure(one), *_counts(one)) for *names, one in _main_effects(found)]
     factors = {name: levels for name, levels in found.factors.items() if name != NETWORK}
-    for network in found.factors.get(NETWORK, found.plan.factors[NETWORK]):
-        own, cells = found.of(network=network), found.cells
-        for test in found.plan.tests:
-            tested = found.of(own, **{TEST: test})
-            rows += [(network, test, *effect) for effect in _effects(main_effects(tested, cells, factors))]
-            single += [(network, test, *effect) for effect in _by_context(found, tested, factors)]
-        tests = {TEST: tuple(found.plan.tests)}
-        rows += [(network, "", *effect) for effect in _effects(main_effects(own, cells, tests))]
+    single = [
+        (network, test, *effect)
+        for network in found.plan.factors[NETWORK]
+        for test in found.plan.tests
+        for effect in _by_context(found, found.of(network=network, test=test), factors)
+    ]
     words = (
         "By how much mIoU, in points, is higher at the second level than at the first, over all cells that differ in "
         "nothing else; 0 pairs: fitted to all cells, as if factors did not act on each other. Where contexts are not "
@@ -411,7 +438,7 @@ def all_conditions(found):
     tested = Table("tests", (NETWORK, TEST, "how"), tuple(sorted(tests)))
     warned = [(kind, text) for kind, text in warnings(found.plan, **data)]
     mixed = Table("mixed_up", ("kind", "what"), tuple(warned))
-    same = [(run.cell.name, other) for run, _ in found.runs for other in other_names(run.cell, found.plan)]
+    same = [(run.cell.name, other) for run, _ in found.runs for other in run.cell.other_names()]
     same = Table("same_cells", ("cell", "is also"), tuple(dict.fromkeys(same)))
     words = (
         "What the cells differ in, how each test looks at an image, and every field of the configs that decides a "
@@ -419,7 +446,7 @@ def all_conditions(found):
         "cannot be put down to one field. Combinations of levels that come to one config are the same cell: it is run "
         "once, and compared under all its names."
     )
-    lacking = Table("without_results", ("cell", "runs", "why"), tuple(_lacking(found)))
+    lacking = Table("missing", ("cell", "runs", "what"), tuple(_lacking(found)))
     more = [table for table in (same, lacking) if table.rows]
     return Section("Conditions", words, (trained, tested, mixed, *more, _fields(found)))
 
@@ -449,10 +476,6 @@ def as_csv(found):
             scores = [one[name] for name in ("miou", "macc", "aacc", "mbiou")]
             writer.writerow([*(run.cell.levels[factor] for factor in factors), test, run.seed, *scores, *trained])
     return file.getvalue()
-
-
-def _effects(rows):
-    return [(factor, low, high, *_sure(one), *_counts(one)) for factor, low, high, one in rows]
 
 
 def _sure(one):
@@ -492,7 +515,7 @@ def _published(plan, context, factor, levels):
         for wanted, test, score, who in plan.published:
             if test in ("", own[TEST]) and bases | wanted == here:
                 texts.append(f"{level}: {score} ({who})")
-    return "; ".join(texts)
+    return texts
 
 
 def _starts(found, kind):

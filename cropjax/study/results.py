@@ -6,8 +6,9 @@ provenance      commit, versions and devices
 data            images, and the size (rows, columns) of the first of them: what it was trained on
 weights         SHA-256 of the file that it began with, "" without one
 trained         steps, hours, images_per_second; losses and scores {step: value}, the scores in percent
-tests           {test: {"conditions": {...}, "commit": ..., "miou": ..., "iou": {class: ...}, ...}}, as evaluation.json
-                has a mode; all of the network that `trained` is about
+tests           {test: {"conditions": {...}, "data": {field: value}, "commit": ..., "miou": ..., "iou": {class: ...},
+                ...}}, as evaluation.json has a mode, and the fields of data that the test has for itself; all of the
+                network that `trained` is about
 
 A run that failed has a line of text instead, PATH.failed, which says why.
 """
@@ -21,6 +22,7 @@ from cropjax.config import build_source, defaults, set_optimizer
 from cropjax.errors import UserError
 from cropjax.evaluate import conditions
 from cropjax.evaluation.report import ALL, report_of
+from cropjax.instruments.advice import differing
 from cropjax.workdir import commit, compared, fields_of, write_text
 
 WRITTEN = ("cell", "seed", "fields", "provenance", "data", "weights", "trained", "tests")
@@ -50,11 +52,11 @@ class Results:
             stored = json.loads(path.read_text(encoding="utf-8"))
             found = {name: stored[name] for name in WRITTEN}
             fields = _with_later({name: _tuples(value) for name, value in found["fields"].items()})
-            tested = {name: found["tests"][name]["conditions"] for name in tests if name in found["tests"]}
-            expected = {name: conditions(tests[name], about["sizes"]) for name, about in tested.items()}
+            kept = {name: found["tests"][name] for name in tests if name in found["tests"]}
+            others = [name for name, one in kept.items() if _differs(one, run, tests[name])]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(f"{path} is damaged ({error}): remove it, and the run is made again") from error
         wanted, fields = deciding(run.config) | {"seed": run.seed}, fields | {"seed": found["seed"]}
         other = sorted(name for name in wanted.keys() | fields if wanted.get(name) != fields.get(name))
@@ -63,12 +65,11 @@ class Results:
                 f"{path} is of a run with another {other[0]}, {fields.get(other[0])!r} where the study has "
                 f"{wanted.get(other[0])!r}: choose another folder, or remove it, and the run is made again"
             )
-        for test, about in expected.items():
-            if any(tested[test][name] != value for name, value in about.items()):
-                raise UserError(
-                    f"{path} is of another test {test!r} than the study's: give the study's another name, and it is "
-                    "made besides, or remove the file, and the run is made again"
-                )
+        if others:
+            raise UserError(
+                f"{path} is of another test {others[0]!r} than the study's: give the study's another name, and it is "
+                "made besides, or remove the file, and the run is made again"
+            )
         return found
 
     def lacks(self, run):
@@ -82,6 +83,7 @@ class Results:
         Tests that are there stay, if they are of the same network. `weights` is the `checksum` of what it began with.
         """
         found, trained, data = self.get(run), read_run(workdir), build_source(run.config, "train")
+        tests = {test: one | {"data": _own_data(run, run.cell.tests[test])} for test, one in tests.items()}
         provenance = {name: value for name, value in trained.provenance.items() if name != "command"}
         values = {
             "cell": run.cell.levels,
@@ -108,6 +110,10 @@ class Results:
         found = self.get(run)
         return found is None or _text(found["trained"]["losses"]) == _text(read_run(workdir).losses)
 
+    def strays(self, runs):
+        """The files in the folder that are of none of `runs`, as of a cell that goes by another name now."""
+        return sorted(set(self.folder.rglob("*.json")) - {self.path(run) for run in runs})
+
     def failure(self, run):
         """The path of what says why `run` has no results."""
         return self.folder / f"{run.name}.failed"
@@ -127,6 +133,18 @@ def deciding(config):
     fields = compared(fields_of(config))
     early = ("eval.stop_after", "eval.every") if config.eval.stop_after else ()
     return {name: value for name, value in fields.items() if name in early or not name.startswith(NOT_COMPARED)}
+
+
+def _differs(kept, run, config):
+    """Whether a kept test was made in another way than by `config`; conditions that came later are not compared."""
+    about = kept["conditions"] | {"data": kept.get("data", {})}
+    expected = conditions(config, about["sizes"]) | {"data": _own_data(run, config)}
+    return any(about[name] != value for name, value in json.loads(_text(expected)).items() if name in about)
+
+
+def _own_data(run, config):
+    """{field: value} of the data that a test has for itself."""
+    return {name: value for name, _, value in differing(run.config, config) if name.startswith("data.")}
 
 
 def _with_later(fields):

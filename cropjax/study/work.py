@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 from PIL import Image
 
+from cropjax.checkpoint import Checkpoints
 from cropjax.config import build_source, label_set
 from cropjax.errors import UserError
 from cropjax.evaluate import conditions, evaluate
@@ -19,6 +20,7 @@ from cropjax.loop import NotFiniteError
 from cropjax.panels import contact_sheet
 from cropjax.restore import restore_run
 from cropjax.sharding import local_mesh, make_mesh
+from cropjax.study.plan import NETWORK
 from cropjax.study.results import checksum, deciding, found_by
 from cropjax.train import train
 from cropjax.workdir import locked, run_config, write_text
@@ -28,7 +30,7 @@ WEIGHTS = "weights.sha256"  # of what the run began with: the file itself may be
 CHECKPOINT = "latest"  # the best by one test would favour it
 
 
-def work(plan, runs, folder, results, *, say=print):
+def work(runs, folder, results, *, say=print):
     """Makes of `runs` those whose results are not all there. Returns {run name: why it has none}.
 
     A run that becomes nan, or needs more memory than there is, is one without results, and stays it until its
@@ -84,10 +86,10 @@ def _make_or_leave(run, runs, folder, results, pace, failed, say):
 
 def make(run, place, results, pace):
     """Trains the run in the folder `place`, or what is left of it, and keeps what the tests find that it lacks."""
-    weights = place / WEIGHTS
-    if not weights.exists():
+    weights, began = place / WEIGHTS, _steps(place)
+    if not began or not weights.exists():
         write_text(weights, checksum(run.config.init_from))
-    with pace.training(run):
+    with pace.training(run, began):
         train(run.config, place)
     tests = run.cell.tests
     for test in results.lacks(run) if results.is_of(run, place) else tests:
@@ -99,7 +101,7 @@ def make(run, place, results, pace):
 def _check_folder(run, place):
     """UserError if the run cannot be made in the folder `place`: its weights are not there, or another run is."""
     path = run.config.init_from
-    if path and not Path(path).is_file() and not (place / WEIGHTS).exists():
+    if path and not Path(path).is_file() and not _steps(place):
         raise UserError(f"{run.cell.name}: init_from = {path!r} is no file")
     if (place / "config.json").exists():
         stored, wanted = deciding(run_config(place)), deciding(run.config)
@@ -108,6 +110,11 @@ def _check_folder(run, place):
                 f"{place} holds a run with another {other[0]}, {stored.get(other[0])!r} where the study has "
                 f"{wanted.get(other[0])!r}: remove it, or choose another --workdir"
             )
+
+
+def _steps(place):
+    """How many steps the run in the folder `place` has saved."""
+    return max(Checkpoints(place / "checkpoints", best="").steps(), default=0)
 
 
 def look(config, place, *, pictures=False):
@@ -131,16 +138,17 @@ class Pace:
     """
 
     def __init__(self, left):
-        self._wanted, self._left = left, dict(left)
+        self._left = dict(left)
         self._taken, self._began = {}, time.monotonic()  # {(what, network): (seconds, how much)}
 
     def had(self, run):
         """`run` is done, or another's for the time being."""
         self._left.pop(run, None)
 
-    def training(self, run):
-        """Around the training of `run`."""
-        return self._of("training", run, pixels(run.cell.config) * self._wanted[run][0])
+    def training(self, run, began=0):
+        """Around the training of `run`, which has had as many steps as `began`."""
+        rest = 1 - min(began / run.cell.config.train.steps, 1)
+        return self._of("training", run, pixels(run.cell.config) * rest)
 
     def testing(self, run):
         """Around one test of `run`."""
@@ -148,7 +156,7 @@ class Pace:
 
     @contextlib.contextmanager
     def _of(self, what, run, much):
-        began, key = time.monotonic(), (what, run.cell.config.model.name)
+        began, key = time.monotonic(), (what, run.cell.levels[NETWORK])
         yield
         seconds, sum_so_far = self._taken.get(key, (0.0, 0))
         self._taken[key] = seconds + time.monotonic() - began, sum_so_far + much
@@ -156,7 +164,7 @@ class Pace:
     def _each(self, what, network):
         """Seconds of one, of the network or else of all of them; None where nothing is known yet."""
         own = self._taken.get((what, network))
-        every = [own] if own else [taken for (kind, _), taken in self._taken.items() if kind == what]
+        every = [own] if own and own[1] else [taken for (kind, _), taken in self._taken.items() if kind == what]
         seconds, much = map(sum, zip(*every, strict=True)) if every else (0.0, 0)
         return seconds / much if much else None
 
@@ -164,7 +172,7 @@ class Pace:
         """Seconds, or None where nothing is known yet."""
         total = 0.0
         for run, (untrained, tests) in self._left.items():
-            network = run.cell.config.model.name
+            network = run.cell.levels[NETWORK]
             for what, much in (("training", pixels(run.cell.config) * untrained), ("testing", tests)):
                 each = self._each(what, network)
                 if each is None and much:

@@ -19,11 +19,14 @@ FIRST = "PSPNet,base/seed_0"
 
 
 def results(workdir):
-    """{run: scores of its tests, losses} of a study."""
+    """{run: what its tests found, losses} of a study."""
     found = {}
     for path in sorted((workdir / "results").rglob("*.json")):
         one = json.loads(path.read_text())
-        found[str(path.relative_to(workdir / "results"))] = one["tests"], one["trained"]["losses"]
+        tests = {
+            test: {name: what for name, what in own.items() if name != "commit"} for test, own in one["tests"].items()
+        }
+        found[str(path.relative_to(workdir / "results"))] = tests, one["trained"]["losses"]
     return found
 
 

@@ -79,4 +79,4 @@ def test_a_run_that_failed_is_named_and_the_status_says_so(shared, tmp_path):
     assert "1 of 2 runs" in done.stdout
     only = ["--workdir", tmp_path / "page", "--results", tmp_path / "results", "--report_only"]
     assert command("cropjax.study", *STUDY, *only).returncode == 0
-    assert "PSPNet,base: seed 1 (seed 1: loss became nan)" in (tmp_path / "page" / "table.md").read_text()
+    assert "PSPNet,base: seed 1, loss became nan" in (tmp_path / "page" / "table.md").read_text()

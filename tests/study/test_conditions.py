@@ -103,8 +103,8 @@ def benchmark(path, network="pspnet", seconds=2.0):
 
 
 def test_hours_are_those_of_the_benchmark(tmp_path):
-    known, machine = paces([benchmark(tmp_path / "b.json")])
-    assert known == {"pspnet": 4.0}
+    known, machine = paces([benchmark(tmp_path / "b.json")], small_plan())
+    assert known == {"PSPNet": 4.0}
     assert machine == "1 x A GPU, bfloat16"
     config = small_plan().cells[0].config
     assert hours(config, 4.0) == pytest.approx(4 * 4 * 33**2 / 1e6 * 4.0 / 3600)
@@ -117,27 +117,27 @@ def test_hours_are_those_of_the_runs_that_are_done(tmp_path):
     known, machine = paces_of_runs([(run, results.get(run)) for run in runs])
     assert machine == "1 x cpu, as in the runs that are done"
     configs = [plan.cells[0].config, plan.cells[2].config]
-    assert sum(hours(config, known["pspnet"]) for config in configs) == pytest.approx(1.0)
+    assert sum(hours(config, known["PSPNet"]) for config in configs) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"config": 3, "machine": {}}', "[]"])
 def test_a_file_that_is_no_benchmark_is_named(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(UserError, match=r"--benchmark: .*x.json is no file of cropjax.benchmark"):
-        paces([tmp_path / "x.json"])
+        paces([tmp_path / "x.json"], small_plan())
     with pytest.raises(UserError, match="--benchmark"):
-        paces([tmp_path / "nowhere.json"])
+        paces([tmp_path / "nowhere.json"], small_plan())
 
 
 def test_the_overview_says_cells_costs_differences_and_confounds(tmp_path):
     study = small_study()
     study.grids = ({"network": ("PSPNet",), "crop": ALL},)
     plan = read_plan(study)
-    known, machine = paces([benchmark(tmp_path / "b.json", seconds=3600.0)])
+    known, machine = paces([benchmark(tmp_path / "b.json", seconds=3600.0)], plan)
     text = overview(plan, plan.runs, {plan.runs[0].name}, paces=known, machine=machine, **ABOUT)
     assert "2 cells, 6 runs, 1 of them done; tests: whole, slide, pools" in text
     assert "Hours are of training alone on 1 x A GPU, bfloat16" in text
     assert "- PSPNet, crop 33 to 49: data.crop_size: (33, 33) to (49, 49)" in text
     assert "with it go megapixels seen" in text
     text = overview(plan, plan.runs, set(), paces={}, machine="", **ABOUT)
-    assert "For pspnet: python -m cropjax.benchmark" in text
+    assert "For PSPNet: python -m cropjax.benchmark" in text

@@ -77,6 +77,11 @@ def test_seeds_are_compared_over_the_contexts_that_all_have():
     assert estimate({("a", 0): 1.0, ("b", 1): 2.0}).by_seed == {0: 1.0}  # what is of two contexts is not of two seeds
 
 
+def test_the_seeds_and_contexts_with_the_most_pairs_count():
+    pairs = {(context, 0): 0.0 for context in "abc"} | {(context, seed): 1.0 for context in "de" for seed in (1, 2)}
+    assert estimate(pairs).by_seed == {1: 1.0, 2: 1.0}
+
+
 def test_one_run_more_does_not_put_others_aside():
     pairs = {(context, seed): float(context + seed) for context in range(10) for seed in (0, 1)}
     whole, more = estimate(pairs), estimate(pairs | {(0, 2): 2.0})

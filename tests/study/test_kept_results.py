@@ -16,6 +16,10 @@ ROOT = Path(__file__).parents[2]
 KEPT = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/runs"))
 
 
+def test_there_are_results():
+    assert [folder.name for folder in KEPT] == ["camvid"]
+
+
 @pytest.fixture(scope="module", params=KEPT, ids=lambda folder: folder.name)
 def kept(request, tmp_path_factory):
     """(the folder, its plan, its results, and a folder with a report that was made now)."""

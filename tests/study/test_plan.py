@@ -65,7 +65,9 @@ def test_runs_go_cell_by_cell_with_every_seed():
 
 def test_a_fraction_is_balanced():
     study = a_study()
-    fields = dict(w=dict(train=dict(steps=8)), x=dict(optim=dict(lr=0.5)), y=crops(49)["49"], z=dict(seed=3))
+    fields = dict(
+        w=dict(train=dict(steps=8)), x=dict(optim=dict(lr=0.5)), y=crops(49)["49"], z=dict(train=dict(ema=0.5))
+    )
     study.factors = {name: {"a": {}, "b": change} for name, change in fields.items()}
     study.networks = {"PSPNet": tiny_config("pspnet")}
     study.grids = (dict.fromkeys("wxyz", ALL) | {"fraction": 2},)
@@ -95,6 +97,15 @@ def test_levels_that_come_to_one_config_are_one_cell_under_its_simplest_name():
     assert [levels["rate"] for levels in base.combinations] == ["fixed", "linear"]
     assert base.config.optim.lr == 0.04
     assert two.aliases == ()
+
+
+def test_what_is_left_of_reckoning_makes_no_cell():
+    study = a_study(grids=({"network": ("PSPNet",), "rate": ALL},))
+    rate = {"fixed": {}, "linear": lambda config: dict(optim=dict(lr=config.optim.lr * 6 / 6))}
+    study.networks["PSPNet"].optim.lr = 0.1
+    study.factors = dict(study.factors) | {"rate": rate}
+    assert 0.1 * 6 / 6 != 0.1
+    assert names(study) == ["PSPNet,base"]
 
 
 def test_networks_of_one_config_stay_two():
@@ -158,6 +169,15 @@ def test_a_factor_that_comes_later_leaves_the_names():
         (dict(tests={"other": dict(train=dict(steps=3))}), r"tests\['other'\] of .* alone, and not train.steps"),
         (dict(factors={"test": {"a": {}}}, grids=({},)), "factors.test: the name has a meaning of its own"),
         (dict(grids=({"crop": "49"},)), r"grids\[0\]: crop = '49' must be a tuple of levels, \('49',\)"),
+        (dict(grids=({"crop": 33},)), r"grids\[0\]: crop = 33 must be a tuple of levels, \('33',\)"),
+        (dict(factors={"crop": {33: {}}}, grids=({},)), r"factors.crop: 33 must be text, '33'"),
+        (dict(networks={1: tiny_config("pspnet")}, grids=({},)), r"factors.network: 1 must be text, '1'"),
+        (dict(contrast=("crop", ["33"], "49")), "contrast = .* must be a factor and two of its levels"),
+        (dict(factors={"x": {"a": {}, "b": dict(seed=3)}}, grids=({"x": ALL},)), "a level changes the seed"),
+        (
+            dict(tests={"pools": dict(eval=dict(modes=("whole",), pool_window=(32, 32)))}),
+            "SegFormer,base has no test: name one without",
+        ),
         (dict(published=(({"crop": "33"}, "whole", 57.64),)), r"published\[0\] = .* must be a cell of the study's"),
         (dict(published=({"crop": "33"}, "whole", 57.64, "x")), r"published\[0\] = .* must be a cell of the study's"),
         (dict(published=(({"crops": "33"}, "", 57.64, "x"),)), r"published\[0\] = .* must be a cell of the study's"),

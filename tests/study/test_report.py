@@ -1,6 +1,7 @@
 """The report says what was put into the results, with its conditions, and what is missing."""
 
 import csv
+import json
 import re
 
 import pytest
@@ -94,8 +95,8 @@ def test_what_is_missing_is_said(made):
     folder, _, _ = made
     page = (folder / "report.html").read_text()
     assert "23 of 24" in page
-    assert "SegFormer,crop=49,batch=2: seed 2<" in page
-    assert [tuple(row.values()) for row in rows(folder, "without_results")] == [(MISSING.split("/")[0], "seed 2", "")]
+    assert "SegFormer,crop=49,batch=2: seed 2, everything<" in page
+    assert [tuple(row.values()) for row in rows(folder, "missing")] == [(MISSING.split("/")[0], "seed 2", "everything")]
 
 
 def test_results_csv_has_every_run_and_test_in_full(made):
@@ -186,7 +187,80 @@ def test_a_run_that_failed_says_why(tmp_path):
     results.fail(run, "loss became nan")
     write_report(plan, results, tmp_path)
     said = (tmp_path / "table.md").read_text()
-    assert "* missing: SegFormer,crop=49,batch=2: seed 2 (seed 2: loss became nan)" in said
+    assert "* missing: SegFormer,crop=49,batch=2: seed 2, loss became nan" in said
+
+
+def test_a_test_that_came_later_is_what_is_missing(tmp_path):
+    results = Results(tmp_path / "results")
+    make_results(small_plan(), results, share)
+    study = small_study()
+    study.tests["more"] = dict(eval=dict(modes=("slide",)))
+    write_report(read_plan(study), results, tmp_path)
+    assert "* missing: PSPNet,base: all, of tests more; " in (tmp_path / "table.md").read_text()
+
+
+def aliased(worth, **changes):
+    """(the plan, a share for make_results) of two batches and two rates, which are the same for the batch of 4."""
+    study = small_study()
+    rate = {"fixed": {}, "linear": lambda config: dict(optim=dict(lr=config.optim.lr * config.train.batch_size / 4))}
+    study.factors = {"batch": study.factors["batch"], "rate": rate}
+    study.grids = ({"network": ("PSPNet",), "batch": ALL, "rate": ALL},)
+    study.contrast = ("rate", "fixed", "linear")
+    study.published = ()
+    study.update(changes)
+    return read_plan(study), lambda levels, seed, test: (worth[levels["batch"], levels["rate"]] + seed) / 32
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path):
+    plan, worth = aliased({("4", "fixed"): 16, ("2", "fixed"): 10, ("2", "linear"): 13})
+    results = Results(tmp_path / "results")
+    make_results(plan, results, worth)
+    write_report(plan, results, tmp_path)
+    assert {row["batch"] for row in rows(tmp_path, "contrast")} == {"2"}
+
+
+def test_published_numbers_of_another_name_of_a_cell_are_shown(tmp_path):
+    levels = {"network": "PSPNet", "batch": "4", "rate": "linear"}
+    changes = dict(contrast=("batch", "4", "2"), published=((levels, "whole", 70.0, "somebody"),))
+    plan, worth = aliased({("4", "fixed"): 16, ("2", "fixed"): 10, ("2", "linear"): 13}, **changes)
+    results = Results(tmp_path / "results")
+    make_results(plan, results, worth)
+    write_report(plan, results, tmp_path)
+    shown = {(row["rate"], row["test"]): row["published"] for row in rows(tmp_path, "contrast")}
+    assert shown["linear", "whole"] == "4: 70.0 (somebody)"
+    assert not shown["fixed", "whole"]
+
+
+def test_a_factor_that_only_other_names_have_is_in_the_report(tmp_path):
+    study = small_study()
+    study.factors = dict(study.factors) | {"recipe": {"a": {}, "b": dict(train=dict(batch_size=2))}}
+    study.grids = ({"network": ("PSPNet",), "batch": ALL}, {"network": ("PSPNet",), "recipe": ("b",)})
+    plan, results = read_plan(study), Results(tmp_path / "results")
+    assert len(plan.cells) == 2
+    make_results(plan, results, share)
+    write_report(plan, results, tmp_path)
+    assert {row["factor"] for row in rows(tmp_path, "effects")} == {"batch", "recipe", "test"}
+
+
+def test_what_cells_cannot_tell_apart_is_in_no_sentence(tmp_path):
+    """Two factors that always change together, and tests that no cell shares."""
+    study = small_study()
+    study.grids = ({"network": ("PSPNet",)}, {"network": ("PSPNet",), "crop": ("49",), "batch": ("2",)})
+    plan, results = read_plan(study), Results(tmp_path / "results")
+    make_results(plan, results, share)
+    write_report(plan, results, tmp_path)
+    assert {row["factor"] for row in rows(tmp_path, "effects")} == {"test"}
+    said = (tmp_path / "table.md").read_text()
+    assert "whole, crop:" not in said
+    assert "whole, batch:" not in said
+    first, second = plan.cells
+    for cell, test in ((first, "whole"), (second, "slide")):
+        for run in (run for run in plan.runs if run.cell is cell):
+            values = json.loads(results.path(run).read_text())
+            values["tests"] = {test: values["tests"][test]}
+            results.path(run).write_text(json.dumps(values))
+    write_report(plan, results, tmp_path)
+    assert rows(tmp_path, "effects") == []
 
 
 def test_two_files_of_one_name_to_begin_with_are_said(tmp_path):

@@ -72,9 +72,7 @@ def test_a_damaged_file_is_named(made, text):
 
 def test_no_place_of_a_machine_is_kept(made):
     plan, results = made
-    text = results.path(plan.runs[0]).read_text()
-    assert "data.root" not in text
-    assert "command" not in text
+    assert "data.root" not in results.path(plan.runs[0]).read_text()
 
 
 def test_a_field_that_came_later_had_its_default(made):
@@ -103,3 +101,32 @@ def test_when_training_may_end_early_decides(made):
     study.networks["PSPNet"].eval.stop_after = 3
     with pytest.raises(UserError, match=r"another eval.every"):
         made[1].get(read_plan(study).runs[0])
+
+
+@pytest.mark.parametrize("data", [dict(root="/night"), dict(streets=dict(eval_count=2)), dict(eval_split="train")])
+def test_results_of_a_test_on_other_data_are_not_taken(made, data):
+    _, results = made
+    study = small_study()
+    study.tests["slide"] = dict(study.tests["slide"]) | {"data": data}
+    with pytest.raises(UserError, match=r"seed_0.json is of another test 'slide' than the study's"):
+        results.get(read_plan(study).runs[0])
+
+
+def test_conditions_that_lack_something_are_those_that_are_there(made):
+    plan, results = made
+    path = results.path(plan.runs[0])
+    values = json.loads(path.read_text())
+    del values["tests"]["whole"]["conditions"]["dtype"]
+    path.write_text(json.dumps(values))
+    assert results.get(plan.runs[0])
+    values["fields"]["model.name"] = "nonet"
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"seed_0.json is damaged"):
+        results.get(plan.runs[0])
+
+
+def test_files_of_no_run_are_strays(made):
+    plan, results = made
+    path = results.path(plan.runs[0])
+    path.with_name("seed_9.json").write_bytes(path.read_bytes())
+    assert results.strays(plan.runs) == [path.with_name("seed_9.json")]

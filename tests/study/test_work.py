@@ -1,5 +1,6 @@
 """A study that really runs: it goes on where it was, tests what it trained, and repeats nothing."""
 
+import hashlib
 import json
 import shutil
 
@@ -37,9 +38,9 @@ def done(tmp_path_factory):
     """A study whose first seed was made by one command and its second by another."""
     folder, plan, said = tmp_path_factory.mktemp("study"), plan_of(), []
     results = Results(folder / "results")
-    assert work(plan, plan.runs[:1], folder, results, say=said.append) == {}
+    assert work(plan.runs[:1], folder, results, say=said.append) == {}
     assert results.get(plan.runs[1]) is None
-    assert work(plan, plan.runs, folder, results, say=said.append) == {}
+    assert work(plan.runs, folder, results, say=said.append) == {}
     return folder, plan, results, said
 
 
@@ -52,6 +53,8 @@ def test_every_run_is_made_once_and_tested_in_every_way(done):
         assert found["trained"]["steps"] == 2
         assert found["seed"] == run.seed
         assert found["weights"] == ""
+        assert "commit" in found["provenance"]
+        assert "command" not in found["provenance"]
         source = build_source(run.config, "train")
         assert found["data"] == {"images": len(source), "size": list(source[0]["label"].shape)}
         assert (folder / run.name / "panels.png").stat().st_size > 0
@@ -74,7 +77,7 @@ def test_what_is_there_is_not_made_again_wherever_its_folder_is(done, tmp_path, 
     monkeypatch.setattr(module, "train", None)
     shutil.copytree(results.folder, tmp_path / "results")
     said = []
-    assert work(plan, plan.runs, tmp_path / "elsewhere", Results(tmp_path / "results"), say=said.append) == {}
+    assert work(plan.runs, tmp_path / "elsewhere", Results(tmp_path / "results"), say=said.append) == {}
     assert said == []
 
 
@@ -83,7 +86,7 @@ def test_a_test_that_comes_later_is_made_without_training(done, monkeypatch):
     plan = plan_of(tests={"whole": {}, "slide": dict(eval=dict(modes=("slide",)))})
     trained = module.train
     monkeypatch.setattr(module, "train", lambda *args: trained(*args) and pytest.fail("it trained again"))
-    assert work(plan, plan.runs[:1], folder, results, say=lambda _: None) == {}
+    assert work(plan.runs[:1], folder, results, say=lambda _: None) == {}
     assert set(results.get(plan.runs[0])["tests"]) == {"whole", "pools", "slide"}
 
 
@@ -98,7 +101,7 @@ def test_tests_of_a_run_that_was_trained_again_are_all_of_the_new_network(done, 
     values["tests"]["whole"]["miou"] = 0.5
     values["trained"]["losses"]["2"] += 1.0
     again.path(run).write_text(json.dumps(values))
-    assert work(plan, [run], tmp_path, again, say=lambda _: None) == {}
+    assert work([run], tmp_path, again, say=lambda _: None) == {}
     for test in ("whole", "pools"):
         assert again.get(run)["tests"][test]["miou"] == pytest.approx(results.get(run)["tests"][test]["miou"])
 
@@ -109,7 +112,7 @@ def test_a_folder_of_a_run_of_another_length_is_named(done):
     config.train.steps = 4
     plan = plan_of(networks={"PSPNet": config})
     with pytest.raises(UserError, match=r"PSPNet,base/seed_0 holds a run with another train.steps, 2 where .* has 4"):
-        work(plan, plan.runs, folder, Results(folder / "other"), say=lambda _: None)
+        work(plan.runs, folder, Results(folder / "other"), say=lambda _: None)
 
 
 def test_weights_that_are_not_there_are_named_before_anything_is_run(tmp_path):
@@ -117,8 +120,29 @@ def test_weights_that_are_not_there_are_named_before_anything_is_run(tmp_path):
     config.init_from = str(tmp_path / "nowhere.safetensors")
     plan = plan_of(networks={"one": plan_of().cells[0].config, "PSPNet": config})
     with pytest.raises(UserError, match=r"PSPNet,base: init_from = '.*nowhere.safetensors' is no file"):
-        work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+        work(plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_another_file_when_training_begins_anew_are_the_ones_that_are_kept(tmp_path, monkeypatch):
+    """A process was killed before the first checkpoint, and meanwhile the file was made again."""
+    config = plan_of().cells[0].config.copy_and_resolve_references().unlock()
+    config.init_from = str(tmp_path / "weights.safetensors")
+    (run, _), results, kept = plan_of(networks={"PSPNet": config}).runs, Results(tmp_path / "results"), []
+    monkeypatch.setattr(module, "train", lambda *args: None)
+    monkeypatch.setattr(module, "look", lambda *args, **options: {})
+    monkeypatch.setattr(Results, "put", lambda self, run, place, tests, weights: kept.append(weights))
+    monkeypatch.setattr(Results, "is_of", lambda *args: True)
+    place = tmp_path / run.name
+    place.mkdir(parents=True)
+    for content in (b"old", b"new"):
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        module.make(run, place, results, Pace({run: (True, 2)}))
+    (place / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "weights.safetensors").write_bytes(b"newer")
+    module.make(run, place, results, Pace({run: (True, 2)}))
+    sums = [hashlib.sha256(content).hexdigest() for content in (b"old", b"new", b"new")]
+    assert kept == [one for one in sums for _ in range(2)]
 
 
 def test_a_run_that_somebody_is_at_is_left_to_them(tmp_path, monkeypatch):
@@ -127,7 +151,7 @@ def test_a_run_that_somebody_is_at_is_left_to_them(tmp_path, monkeypatch):
     (tmp_path / plan.runs[0].name).mkdir(parents=True)
     monkeypatch.setattr(module, "locked", _taken(tmp_path / plan.runs[0].name))
     said = []
-    assert work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=said.append) == {}
+    assert work(plan.runs, tmp_path, Results(tmp_path / "results"), say=said.append) == {}
     assert said[0] == "study: another process is at work on PSPNet,base/seed_0"
     assert said.count(said[0]) == 2  # once more when the other run is done
     assert made == [1]
@@ -144,7 +168,7 @@ def test_a_run_that_somebody_has_left_is_taken_up_in_the_end(tmp_path, monkeypat
     taken = _taken(tmp_path / plan.runs[0].name)
     monkeypatch.setattr(module, "make", make)
     monkeypatch.setattr(module, "locked", lambda path: locked(path) if free else taken(path))
-    assert work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None) == {}
+    assert work(plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None) == {}
     assert made == [1, 0]
 
 
@@ -166,14 +190,14 @@ def test_a_run_that_fails_has_no_results_and_the_others_go_on(tmp_path, monkeypa
         made.append(run.seed)
 
     monkeypatch.setattr(module, "make", make)
-    failed = work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+    failed = work(plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
     assert failed == {"PSPNet,base/seed_1": "loss became nan within steps 1...2: lower optim.lr"}
     assert made == [0, 2]
-    again = work(plan, plan.runs[1:2], tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+    again = work(plan.runs[1:2], tmp_path, Results(tmp_path / "results"), say=lambda _: None)
     assert "lower optim.lr (remove " in again["PSPNet,base/seed_1"]  # it would be the same
     Results(tmp_path / "results").failure(plan.runs[1]).unlink()
     monkeypatch.setattr(module, "make", lambda run, *rest: made.append(run.seed))
-    assert work(plan, plan.runs[1:2], tmp_path, Results(tmp_path / "results"), say=lambda _: None) == {}
+    assert work(plan.runs[1:2], tmp_path, Results(tmp_path / "results"), say=lambda _: None) == {}
     assert made == [0, 2, 1]
 
 
@@ -184,7 +208,7 @@ def test_a_users_mistake_ends_the_study(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "make", make)
     plan = plan_of()
     with pytest.raises(UserError, match="no data"):
-        work(plan, plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
+        work(plan.runs, tmp_path, Results(tmp_path / "results"), say=lambda _: None)
 
 
 def test_time_left_follows_the_pixels_and_the_tests_of_each_network(monkeypatch):

@@ -18,13 +18,13 @@ def network(name):
     if name == "deeplabv3plus":
         config.model.head.update(dilations=(1, 3, 6, 9), skip_channels=8)
     config.data.source = "streets"
-    config.data.streets.update(size=(128, 256), train_count=200, eval_count=20)
+    config.data.streets.update(size=(128, 256), train_count=100, eval_count=20)
     config.data.scale = (256, 128)
     config.data.ratio_range = (0.75, 1.5)
     config.data.in_memory = True
     config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=20)
     config.train.update(steps=150, batch_size=4, log_every=10, checkpoint_every=150)
-    config.eval.update(every=50, batch_size=10, window=(64, 64), stride=(43, 43))
+    config.eval.update(every=75, batch_size=10, window=(64, 64), stride=(43, 43))
     return config
 
 

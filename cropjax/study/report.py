@@ -308,17 +308,25 @@ def effects(found):
     ]
     words = (
         "By how much mIoU, in points, is higher at the second level than at the first, over all cells that differ in "
-        "nothing else; 0 pairs: fitted to all cells, as if factors did not act on each other. Where contexts are not "
-        "alike, as a batch at a fixed and at a linear rate, read the second table: it has each of them by itself, and "
-        "says what in it is no base."
+        "nothing else; 0 pairs: fitted to all cells, as if factors did not act on each other."
     )
     columns = (NETWORK, TEST, "factor", "from", "to", "effect", *COUNTED)
     by_context = (NETWORK, TEST, "factor", "from", "to", "where", "effect", *SURE)
-    tables = Table("effects", columns, tuple(rows)), Table("effects_by_context", by_context, tuple(single))
+    tables = [Table("effects", columns, tuple(rows))]
+    if len(factors) > 1 and single:
+        words += (
+            " Where contexts are not alike, as a batch at a fixed and at a linear rate, read the second table: it has "
+            "each of them by itself, and says what in it is no base."
+        )
+        tables.append(Table("effects_by_context", by_context, tuple(single)))
     first = next(iter(found.plan.tests))
     drawn = figures.effects([row for row in rows if row[1] in ("", first)])
     return Section(
-        "What each factor is worth", words, tables, drawn, f"Under {first}, and of the tests: Student's intervals."
+        "What each factor is worth",
+        words,
+        tuple(tables),
+        drawn,
+        f"Under {first}, and of the tests: Student's intervals.",
     )
 
 

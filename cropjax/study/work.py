@@ -64,8 +64,8 @@ def _make_or_leave(run, runs, folder, results, pace, failed, say):
         try:
             held.enter_context(locked(place / "study.lock"))
         except UserError:
-            say(f"study: another process is at work on {run.name}")
-            pace.had(run)
+            if pace.had(run):
+                say(f"study: another process is at work on {run.name}")
             return False
         if results.lacks(run):  # or somebody has just done it
             say(f"\nstudy: run {runs.index(run) + 1} of {len(runs)}, {run.name}; {pace.text()}")
@@ -142,8 +142,8 @@ class Pace:
         self._taken, self._began = {}, time.monotonic()  # {(what, network): (seconds, how much)}
 
     def had(self, run):
-        """`run` is done, or another's for the time being."""
-        self._left.pop(run, None)
+        """`run` is done, or another's for the time being; False if that is known."""
+        return self._left.pop(run, None) is not None
 
     def training(self, run, began=0):
         """Around the training of `run`, which has had as many steps as `began`."""

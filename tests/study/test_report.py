@@ -250,6 +250,7 @@ def test_what_cells_cannot_tell_apart_is_in_no_sentence(tmp_path):
     make_results(plan, results, share)
     write_report(plan, results, tmp_path)
     assert {row["factor"] for row in rows(tmp_path, "effects")} == {"test"}
+    assert not (tmp_path / "csv" / "effects_by_context.csv").exists()  # there is but the base
     said = (tmp_path / "table.md").read_text()
     assert "whole, crop:" not in said
     assert "whole, batch:" not in said

@@ -8,9 +8,8 @@ import numpy as np
 from cropjax.pages.figure import COLOURS, draw
 from cropjax.study.effects import differences as differing
 from cropjax.study.effects import estimate, without
+from cropjax.study.found import TEST
 from cropjax.study.plan import NETWORK
-
-TEST = "test"
 
 
 def differences(found, factor, low, high):

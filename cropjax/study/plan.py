@@ -178,14 +178,14 @@ def _cells(combinations, factors, tests):
     for levels in combinations:
         config = _config(levels, factors)
         fields = sorted((name, _rounded(value)) for name, value in fields_of(config).items())
-        same.setdefault(repr((levels[NETWORK], fields)), (config, []))[1].append(levels)
+        same.setdefault(repr((levels[NETWORK], fields)), []).append((levels, config))
     cells = {}
-    for config, combined in same.values():
-        levels = min(combined, key=lambda levels: len(_changed_levels(levels, factors)))
+    for combined in same.values():
+        levels, config = min(combined, key=lambda one: len(_changed_levels(one[0], factors)))
         name = _name(levels, factors)
         if name in cells:
             raise UserError(f"two cells would have the folder {name}: rename a level")
-        aliases = tuple(other for other in combined if other is not levels)
+        aliases = tuple(other for other, _ in combined if other is not levels)
         cells[name] = Cell(levels, aliases, config, name, _tests(tests, config, name))
     return list(cells.values())
 

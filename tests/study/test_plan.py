@@ -106,6 +106,9 @@ def test_what_is_left_of_reckoning_makes_no_cell():
     study.factors = dict(study.factors) | {"rate": rate}
     assert 0.1 * 6 / 6 != 0.1
     assert names(study) == ["PSPNet,base"]
+    study.grids = ({"network": ("PSPNet",), "rate": ("linear",)}, *study.grids)
+    (cell,) = read_plan(study).cells
+    assert (cell.name, cell.config.optim.lr) == ("PSPNet,base", 0.1)  # whatever the order
 
 
 def test_networks_of_one_config_stay_two():

@@ -7,8 +7,9 @@ import re
 import pytest
 from study_results import make_results, small_plan, small_study
 
+from cropjax.study.found import Found
 from cropjax.study.plan import ALL, read_plan
-from cropjax.study.report import Found, write_report
+from cropjax.study.report import write_report
 from cropjax.study.results import Results
 
 GAIN = {"PSPNet": 8, "SegFormer": 2}  # rows of 32 that are right at crop 49 and not at 33

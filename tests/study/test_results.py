@@ -6,8 +6,8 @@ import pytest
 from study_results import make_results, small_plan, small_study
 
 from cropjax.errors import UserError
+from cropjax.study.found import Found
 from cropjax.study.plan import read_plan
-from cropjax.study.report import Found
 from cropjax.study.results import Results
 
 

@@ -1,6 +1,6 @@
 """Runs a study: what is left of its grid, then the report of all that is there.
 
-    python -m cropjax.study --config configs/studies/demo.py [--workdir runs/demo] [--only 'PSPNet*'] [--dry_run]
+    python -m cropjax.study --config configs/studies/demo.py [--workdir DIR] [--only 'PSPNet*'] [--dry_run]
 
 The same command goes on where it was stopped, and may be started several times at once: each process takes the next run
 that nobody is at. Results are kept in --results, a small file a run; a run whose file is there is never made again. The
@@ -53,7 +53,7 @@ def study(plan, workdir):
 
 
 def chosen(runs, patterns):
-    """Those of `runs` whose name, or the cell's, matches one of the `patterns`; all without any."""
+    """Those of `runs` whose name, or the cell's, or an alias of it matches one of `patterns`; all without any."""
     for pattern in patterns:
         if not any(_matches(run, pattern) for run in runs):
             names = ", ".join(dict.fromkeys(run.cell.name for run in runs))
@@ -62,8 +62,7 @@ def chosen(runs, patterns):
 
 
 def _matches(run, pattern):
-    """By any of its cell's names."""
-    names = [run.cell.name, *(f"{run.cell.name},{other.replace(', ', ',')}" for other in run.cell.other_names())]
+    names = (run.cell.name, *run.cell.aliases)
     return any(fnmatch.fnmatchcase(one, pattern) for name in names for one in (name, f"{name}/seed_{run.seed}"))
 
 

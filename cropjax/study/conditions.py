@@ -5,7 +5,7 @@ import math
 
 from cropjax.config import cells_of
 from cropjax.instruments.advice import differing, padded_share
-from cropjax.study.plan import NETWORK
+from cropjax.study.plan import NETWORK, no_bases
 
 
 def conditions(config, size, images):
@@ -57,11 +57,7 @@ def comparisons(plan):
         factor, levels = apart[0], plan.factors[apart[0]]
         low, high = ours[factor], theirs[factor]
         if levels.index(low) < levels.index(high):
-            where = [
-                f"{name}={ours[name]}"
-                for name, bases in plan.factors.items()
-                if name not in (factor, NETWORK) and ours[name] != bases[0]
-            ]
+            where = no_bases({name: level for name, level in ours.items() if name != factor}, plan.factors)
             fields = tuple(name for name, *_ in differing(one.config, other.config)) if factor != NETWORK else ()
             key = factor, low, high, ours[NETWORK], fields
             if key not in found or len(where) < len(found[key][3]):

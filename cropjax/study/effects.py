@@ -190,12 +190,12 @@ def paired(values, cells, factor, levels):
 def fitted(values, factors, factor, low, high):
     """The `Estimate` by least squares over cells that the same seeds have, None if these cells cannot tell."""
     seeds, cells = _compared(values)
+    if not cells:
+        return None
     cells = sorted(cells)
     columns = [(name, level) for name, levels in factors.items() for level in levels[1:]]
     design = np.array([[1.0, *(dict(cell)[name] == level for name, level in columns)] for cell in cells])
     wanted = np.array([0.0, *((name == factor) * ((level == high) - (level == low)) for name, level in columns)])
-    if not cells:
-        return None
     weights = wanted @ np.linalg.pinv(design)
     if not np.allclose(weights @ design, wanted):
         return None

@@ -2,8 +2,8 @@
 
 import itertools
 
-from cropjax.study.effects import pairs_of
-from cropjax.study.plan import NETWORK
+from cropjax.study.effects import main_effects, paired, pairs_of
+from cropjax.study.plan import NETWORK, no_bases
 
 TEST = "test"
 
@@ -19,7 +19,7 @@ class Found:
         self.plan = plan
         pairs = [(run, results.get(run)) for run in plan.runs]
         self.runs = [(run, found) for run, found in pairs if found]
-        self.missing = {
+        self._missing = {
             run: (found and [test for test in run.cell.tests if test not in found["tests"]], results.why(run))
             for run, found in pairs
             if not found or set(run.cell.tests) - set(found["tests"])
@@ -27,7 +27,7 @@ class Found:
         self.scores = self.values(lambda one: one["miou"])
         self.cells = {cell: cell for cell, _ in self.scores}
         for run, found in self.runs:
-            for levels, test in itertools.product(run.cell.aliases, found["tests"]):
+            for levels, test in itertools.product(run.cell.aliases.values(), found["tests"]):
                 cell = _tested(run.cell.levels, test)
                 if cell in self.cells:
                     self.cells[_tested(levels, test)] = cell
@@ -55,7 +55,7 @@ class Found:
 
     def columns(self):
         """What tells cells apart: the network and the factors that vary."""
-        return (NETWORK, *(name for name in self.factors if name != NETWORK))
+        return (NETWORK, *self.factors_of_a_network())
 
     def levels(self, cell):
         """The levels of a cell, or a context, in the order of `columns`; a factor that it leaves open is blank."""
@@ -63,9 +63,36 @@ class Found:
 
     def where(self, context):
         """What a context has that is no base, as text."""
-        bases = {name: levels[0] for name, levels in self.plan.factors.items()}
-        named = [f"{name}={level}" for name, level in context if name in self.factors and level != bases[name]]
-        return ", ".join(one for one in named if not one.startswith(f"{NETWORK}=")) or "base"
+        named = no_bases({name: level for name, level in context if name in self.factors}, self.plan.factors)
+        return ", ".join(named) or "base"
+
+    def lacking(self):
+        """[(cell, seeds, what they lack)], one for each reason."""
+        cells = {}
+        for run, (tests, why) in self._missing.items():
+            what = why or ("everything" if tests is None else f"of tests {', '.join(tests)}")
+            cells.setdefault((run.cell.name, what), []).append(run.seed)
+        everybody = list(self.plan.seeds)
+        return [
+            (name, "all" if seeds == everybody else f"seed {', '.join(map(str, seeds))}", what)
+            for (name, what), seeds in cells.items()
+        ]
+
+    def main_effects(self):
+        """[(network, test, factor, low level, high level, Estimate)], of the tests themselves with the test ''."""
+        factors, rows = self.factors_of_a_network(), []
+        for network in self.plan.factors[NETWORK]:
+            own = self.of(network=network)
+            for test in self.plan.tests:
+                rows += [
+                    (network, test, *effect) for effect in main_effects(self.of(own, test=test), self.cells, factors)
+                ]
+            rows += [(network, "", *effect) for effect in paired(own, self.cells, TEST, tuple(self.plan.tests))]
+        return rows
+
+    def factors_of_a_network(self):
+        """The factors that vary, but for the network."""
+        return {name: levels for name, levels in self.factors.items() if name != NETWORK}
 
 
 def _tested(levels, test):

@@ -83,7 +83,7 @@ def condition_rows(cells, size, images):
 
 def same_lines(cells):
     """The combinations of levels that are one cell."""
-    if same := [f"{cell.name} is also {name}" for cell in cells for name in cell.other_names()]:
+    if same := [f"{cell.name} is also {name}" for cell in cells for name in cell.aliases]:
         yield from (
             "",
             "Levels that come to the same config: one cell, compared under all its names.",

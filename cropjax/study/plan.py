@@ -58,14 +58,14 @@ def new_study(title):
 class Cell:
     """What is run: the config that combinations of levels make, {factor: level}, the network among them.
 
-    `levels` is the one that the cell goes by, of those in the grids the one with the most bases, and `aliases` are the
-    others. `name` is what its folder is called, PSPNet,crop=256,batch=8: the levels that are no bases, so that a factor
-    that comes later to a study leaves the names of what was run, unless it gives them a simpler one. `tests` {test:
-    config} are those that make sense for the network: pooled windows are for networks that pool.
+    `levels` is the one that the cell goes by, of those in the grids the one with the most bases, and `aliases` {name:
+    levels} are the others. `name` is what its folder is called, PSPNet,crop=256,batch=8: the levels that are no bases,
+    so that a factor that comes later to a study leaves the names of what was run, unless it gives them a simpler one.
+    `tests` {test: config} are those that make sense for the network: pooled windows are for networks that pool.
     """
 
     levels: dict
-    aliases: tuple
+    aliases: dict
     config: ConfigDict
     name: str
     tests: dict
@@ -73,14 +73,7 @@ class Cell:
     @property
     def combinations(self):
         """Of levels, `levels` first."""
-        return (self.levels, *self.aliases)
-
-    def other_names(self):
-        """The aliases by those of their levels that the cell's own are not."""
-        each = (
-            [f"{name}={level}" for name, level in one.items() if level != self.levels[name]] for one in self.aliases
-        )
-        return [", ".join(parts) for parts in each]
+        return (self.levels, *self.aliases.values())
 
 
 @dataclass(frozen=True)
@@ -181,11 +174,11 @@ def _cells(combinations, factors, tests):
         same.setdefault(repr((levels[NETWORK], fields)), []).append((levels, config))
     cells = {}
     for combined in same.values():
-        levels, config = min(combined, key=lambda one: len(_changed_levels(one[0], factors)))
+        levels, config = min(combined, key=lambda one: len(no_bases(one[0], factors)))
         name = _name(levels, factors)
         if name in cells:
             raise UserError(f"two cells would have the folder {name}: rename a level")
-        aliases = tuple(other for other, _ in combined if other is not levels)
+        aliases = {_name(other, factors): other for other, _ in combined if other is not levels}
         cells[name] = Cell(levels, aliases, config, name, _tests(tests, config, name))
     return list(cells.values())
 
@@ -257,11 +250,11 @@ def _config(levels, factors):
 
 
 def _name(levels, factors):
-    return re.sub(r"[^\w,=.+-]+", "_", ",".join([levels[NETWORK], *(_changed_levels(levels, factors) or ["base"])]))
+    return re.sub(r"[^\w,=.+-]+", "_", ",".join([levels[NETWORK], *(no_bases(levels, factors) or ["base"])]))
 
 
-def _changed_levels(levels, factors):
-    """["crop=256", ...]: of `levels` those that are no bases."""
+def no_bases(levels, factors):
+    """["crop=256", ...]: of {factor: level} those that are not the first of their factor; the network has no base."""
     return [
         f"{name}={level}" for name, level in levels.items() if name != NETWORK and level != next(iter(factors[name]))
     ]

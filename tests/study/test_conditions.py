@@ -85,7 +85,7 @@ def test_each_set_of_fields_that_a_factor_changes_has_an_example():
     confounds = [text for kind, text in warnings(plan, **ABOUT) if kind == "confound"]
     assert confounds == ["batch 4 to 2 (rate=linear) changes 2 fields at once: optim.lr, train.batch_size"]
     text = overview(plan, plan.runs, set(), paces={}, machine="", **ABOUT)
-    assert "- PSPNet,base is also rate=linear" in text
+    assert "- PSPNet,base is also PSPNet,rate=linear" in text
     assert "- PSPNet, batch 4 to 2 (rate=linear): optim.lr: " in text
 
 

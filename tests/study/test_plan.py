@@ -96,7 +96,8 @@ def test_levels_that_come_to_one_config_are_one_cell_under_its_simplest_name():
     assert (base.name, two.name) == ("PSPNet,base", "PSPNet,batch=2,rate=linear")
     assert [levels["rate"] for levels in base.combinations] == ["fixed", "linear"]
     assert base.config.optim.lr == 0.04
-    assert two.aliases == ()
+    assert two.aliases == {}
+    assert list(base.aliases) == ["PSPNet,rate=linear"]
 
 
 def test_what_is_left_of_reckoning_makes_no_cell():

@@ -140,7 +140,7 @@ def test_one_seed_has_no_interval(tmp_path):
     row = rows(tmp_path, "contrast")[0]
     assert row["seeds"] == "1"
     assert row["t low"] in ("nan", "")
-    assert Found(plan, results).missing
+    assert Found(plan, results).lacking()
 
 
 def test_crops_are_compared_at_equal_pixels(tmp_path):
@@ -164,7 +164,7 @@ def test_crops_are_compared_at_equal_pixels(tmp_path):
     }
     assert set(each) == {("crop", "base"), ("crop", "seen=pixels"), ("seen", "crop=49")}
     assert each["crop", "seen=pixels"]["effect"] == shown["pixels", "whole"]["difference"]
-    assert [tuple(row.values()) for row in rows(tmp_path, "same_cells")] == [("PSPNet,base", "seen=pixels")]
+    assert [tuple(row.values()) for row in rows(tmp_path, "same_cells")] == [("PSPNet,base", "PSPNet,seen=pixels")]
     assert len(rows(tmp_path, "every_cell_and_test")) == 3
 
 

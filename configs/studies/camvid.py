@@ -7,9 +7,11 @@ maps of 21 and 32 positions stand to the largest rate, 12, as 64 and 97 to 36; n
 those of 256 are. ResNet-18 of width 16, as two CPU cores can train it, from the weights that `backbones/camvid.py`
 beside this file makes: run its two commands first. `camvid.py:50` has ResNet-50 of full width and its ImageNet
 weights, for a GPU. The transformers begin with nothing. The learning rate stays as the batch grows, as in the study.
-Order of work: crop against batch; the norm behind the pool; BatchNorm's groups and the learning rate, which a batch
-changes along with itself; pixels seen; the study's remedies; the transformers; what else the study had. Where a grid
-has both batches at a linear rate, or both crops with as many pixels, one of the two is a cell that is there already.
+
+Order of work: crop against batch, at batch 2 with five seeds; the norm behind the pool; BatchNorm's groups and the
+learning rate, which a batch changes along with itself; pixels seen; the study's remedies; the transformers; what else
+the study had. Where a grid has both batches at a linear rate, or both crops with as many pixels, one of the two is a
+cell that is there already.
 """
 
 from cropjax.config import defaults
@@ -97,7 +99,7 @@ def get_config(depth="18"):
         "align": {"off": {}, "on": dict(model=dict(align_corners=True))},
     }
     study.grids = (
-        {"network": CNNS, "crop": ALL},
+        {"network": CNNS, "crop": ALL, "seeds": range(5)},
         {"network": CNNS, "crop": ALL, "batch": ("8",)},
         {"network": CNNS, "crop": ALL, "batch": ("2",), "pool norm": ("off",)},
         {"network": CNNS, "crop": ALL, "batch": ALL, "norm of": ("2 images",)},

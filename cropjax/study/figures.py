@@ -128,22 +128,20 @@ def _line(values, points):
 
 
 def places(rows):
-    """Effects against size and distance, a line a network and test; `rows` are those of the table."""
+    """Effects against size and distance, a line a network; `rows` are those of the table, of one test."""
     kinds = list(dict.fromkeys(row[2] for row in rows))
     if not kinds:
         return ""
-    names = list(dict.fromkeys((row[0], row[1]) for row in rows))
+    networks = list(dict.fromkeys(row[0] for row in rows))
 
     def paint(axes):
         for ax, kind in zip(axes[0], kinds, strict=True):
-            for number, name in enumerate(names):
-                own = [row for row in rows if row[:2] == name and row[2] == kind]
+            for number, network in enumerate(networks):
+                own = [row for row in rows if (row[0], row[2]) == (network, kind)]
                 x, mean, low, high = (np.array([row[i] for row in own], float) for i in (3, 4, 5, 6))
                 colour = COLOURS[number % len(COLOURS)]
-                style = ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
-                ax.plot(x, mean, style, color=colour, lw=1.4, label=", ".join(name))
-                if len(names) <= 2:
-                    ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                ax.plot(x, mean, color=colour, lw=1.4, label=network)
+                ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
             ax.axhline(0, color="#888888", lw=0.8)
             ax.set(xlabel=kind, ylabel="points")
             if "segment" in kind:

@@ -68,14 +68,14 @@ class Found:
 
     def lacking(self):
         """[(cell, seeds, what they lack)], one for each reason."""
+        seeds = {cell.name: list(cell.seeds) for cell in self.plan.cells}
         cells = {}
         for run, (tests, why) in self._missing.items():
             what = why or ("everything" if tests is None else f"of tests {', '.join(tests)}")
             cells.setdefault((run.cell.name, what), []).append(run.seed)
-        everybody = list(self.plan.seeds)
         return [
-            (name, "all" if seeds == everybody else f"seed {', '.join(map(str, seeds))}", what)
-            for (name, what), seeds in cells.items()
+            (name, "all" if own == seeds[name] else f"seed {', '.join(map(str, own))}", what)
+            for (name, what), own in cells.items()
         ]
 
     def main_effects(self):

@@ -14,6 +14,9 @@ other; a cell that two of them have is one cell. Levels may come to the same con
 batch and a fixed one do at the batch that it is fixed for. Such combinations are one cell too, which is run once and
 stands for all of them: so a grid with both levels of the batch at the linear rate compares batches at that rate.
 
+A cell is run with each of `study.seeds`, or with those that its grid names, `"seeds": range(5)`; a cell of several
+grids with those of all of them.
+
 A grid with `fraction=n`, of factors with n levels each, keeps every n-th of a network's cells: those whose places in
 the lists of levels have a sum that n divides. Of k factors with two levels, n = 2 keeps the regular half: from four
 factors on no main effect is mixed up with an interaction of two, and from five on no two of these with each other (Box,
@@ -35,7 +38,7 @@ from cropjax.workdir import fields_of
 ALL = ("*",)  # of a grid: every level of a factor
 NETWORK = "network"
 TESTED_BY = ("eval", "data")
-RESERVED = {NETWORK, "test", "seed", "fraction"}  # no names of factors
+RESERVED = {NETWORK, "test", "seed", "seeds", "fraction"}  # no names of factors
 
 
 def new_study(title):
@@ -45,7 +48,7 @@ def new_study(title):
     study.networks = {}
     study.factors = {}  # {factor: {level: {group: {field: value}}, or a function of the config}}
     study.grids = ()  # of {factor: levels}, the first ones first
-    study.seeds = (0, 1, 2)
+    study.seeds = (0, 1, 2)  # of the grids that name none
     study.tests = {"whole": {}}  # {test: likewise}, of each trained network
     # What the report begins with: two levels of a factor, as ("crop", "512", "769").
     study.contrast = ()
@@ -59,13 +62,15 @@ class Cell:
     """What is run: the config that combinations of levels make, {factor: level}, the network among them.
 
     `levels` is the one that the cell goes by, of those in the grids the one with the most bases, and `aliases` {name:
-    levels} are the others. `name` is what its folder is called, PSPNet,crop=256,batch=8: the levels that are no bases,
-    so that a factor that comes later to a study leaves the names of what was run, unless it gives them a simpler one.
-    `tests` {test: config} are those that make sense for the network: pooled windows are for networks that pool.
+    levels} are the others; `seeds` are those that it is run with. `name` is what its folder is called,
+    PSPNet,crop=256,batch=8: the levels that are no bases, so that a factor that comes later to a study leaves the names
+    of what was run, unless it gives them a simpler one. `tests` {test: config} are those that make sense for the
+    network: pooled windows are for networks that pool.
     """
 
     levels: dict
     aliases: dict
+    seeds: tuple
     config: ConfigDict
     name: str
     tests: dict
@@ -99,7 +104,6 @@ class Plan:
     title: str
     factors: dict
     cells: tuple
-    seeds: tuple
     tests: dict
     contrast: tuple
     published: tuple
@@ -107,7 +111,7 @@ class Plan:
     @property
     def runs(self):
         """Cell by cell, so that a study that ends early has whole ones."""
-        return [Run(cell, seed) for cell in self.cells for seed in self.seeds]
+        return [Run(cell, seed) for cell in self.cells for seed in cell.seeds]
 
 
 def read_plan(study):
@@ -124,12 +128,6 @@ def read_plan(study):
         )
     if not study.networks:
         raise UserError("networks is empty: name at least one, {'PSPNet': config}")
-    if (
-        not study.seeds
-        or len(set(study.seeds)) < len(study.seeds)
-        or any(type(seed) is not int for seed in study.seeds)
-    ):
-        raise UserError(f"seeds = {study.seeds!r} must be different whole numbers, at least one")
     if not study.tests:
         raise UserError("tests is empty: name at least one, {'whole': {}}")
     if reserved := sorted(RESERVED & set(study.factors)):
@@ -140,12 +138,11 @@ def read_plan(study):
             raise UserError(f"factors.{name} has no levels")
         if others := [one for one in (name, *levels) if not isinstance(one, str)]:
             raise UserError(f"factors.{name}: {others[0]!r} must be text, {str(others[0])!r}")
-    cells = _cells(_combinations(study.grids, factors), factors, study.tests)
+    cells = _cells(_combinations(study.grids, factors, _seeds(study.seeds)), factors, study.tests)
     plan = Plan(
         study.title,
         {name: tuple(levels) for name, levels in factors.items()},
         tuple(cells),
-        tuple(study.seeds),
         dict(study.tests),
         tuple(study.contrast),
         tuple(_published(number, one, factors, study.tests) for number, one in enumerate(study.published)),
@@ -154,32 +151,49 @@ def read_plan(study):
     return plan
 
 
-def _combinations(grids, factors):
-    """What the grids name, {factor: level}, in their order and each once."""
+def _seeds(seeds, at=""):
+    """`seeds` as a tuple."""
+    wanted = tuple(seeds) if isinstance(seeds, tuple | list | range) else ()
+    if not wanted or len(set(wanted)) < len(wanted) or any(type(seed) is not int for seed in wanted):
+        raise UserError(f"{at}seeds = {seeds!r} must be different whole numbers, at least one, as (0, 1, 2)")
+    return wanted
+
+
+def _combinations(grids, factors, seeds):
+    """What the grids name, in their order and each once: [({factor: level}, its seeds)]."""
     found = {}
     for number, grid in enumerate(grids):
-        for levels in _grid(dict(grid), factors, f"grids[{number}]"):
-            found.setdefault(tuple(levels.items()), levels)
+        grid, at = dict(grid), f"grids[{number}]"
+        own = _seeds(grid.pop("seeds"), f"{at}: ") if "seeds" in grid else seeds
+        for levels in _grid(grid, factors, at):
+            _, earlier = found.get(tuple(levels.items()), (levels, ()))
+            found[tuple(levels.items())] = levels, _united(earlier, own)
     if not found:
         raise UserError("grids is empty: name what is to be run, as ({'network': ALL, 'crop': ALL},)")
     return found.values()
 
 
+def _united(*several):
+    """What any of `several` tuples have, each once."""
+    return tuple(dict.fromkeys(itertools.chain(*several)))
+
+
 def _cells(combinations, factors, tests):
     """The cells of combinations of levels: those of one network whose configs are equal are one."""
     same = {}
-    for levels in combinations:
+    for levels, seeds in combinations:
         config = _config(levels, factors)
         fields = sorted((name, _rounded(value)) for name, value in fields_of(config).items())
-        same.setdefault(repr((levels[NETWORK], fields)), []).append((levels, config))
+        same.setdefault(repr((levels[NETWORK], fields)), []).append((levels, seeds, config))
     cells = {}
     for combined in same.values():
-        levels, config = min(combined, key=lambda one: len(no_bases(one[0], factors)))
+        levels, _, config = min(combined, key=lambda one: len(no_bases(one[0], factors)))
         name = _name(levels, factors)
         if name in cells:
             raise UserError(f"two cells would have the folder {name}: rename a level")
-        aliases = {_name(other, factors): other for other, _ in combined if other is not levels}
-        cells[name] = Cell(levels, aliases, config, name, _tests(tests, config, name))
+        aliases = {_name(other, factors): other for other, *_ in combined if other is not levels}
+        seeds = _united(*(own for _, own, _ in combined))
+        cells[name] = Cell(levels, aliases, seeds, config, name, _tests(tests, config, name))
     return list(cells.values())
 
 

@@ -40,9 +40,9 @@ def write_report(plan, results, workdir):
         {one.get("commit") or "as the runs" for _, result in found.runs for one in result["tests"].values()}
     )
     facts = {
-        "runs": f"{len(found.runs)} of {len(plan.runs)}, {len(plan.seeds)} seeds a cell",
+        "runs": f"{len(found.runs)} of {len(plan.runs)}, {_seeds(plan)}",
         "missing": _missing(found),
-        "the same in all": _the_same(found) or "nothing",
+        "at one level in all": _the_same(found) or "no factor",
         "data": "; ".join(dict.fromkeys(_data(run, result) for run, result in found.runs)),
         "weights from": _beginnings(found),
         "trained on": "; ".join(machines),
@@ -54,6 +54,11 @@ def write_report(plan, results, workdir):
     page.write(workdir, plan.title, facts, written, markdown="table.md")
     write_text(workdir / "results.csv", as_csv(found))
     print(f"{workdir / 'report.html'}: {len(found.runs)} of {len(plan.runs)} runs")
+
+
+def _seeds(plan):
+    counts = sorted({len(cell.seeds) for cell in plan.cells})
+    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds a cell"
 
 
 def _machine(result):

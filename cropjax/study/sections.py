@@ -238,13 +238,15 @@ def by_place(found):
         f"their size, and by the distance to the image border. A row holds what is `from` or more."
     )
     table = Table("places", (NETWORK, TEST, "by", "from", "difference", *COUNTED), tuple(rows))
-    drawn = figures.places(rows)
-    yield Section("By size and place", words, (table,), drawn, "Means over pairs; the bands are Student's intervals.")
+    first = next(iter(found.plan.tests))
+    drawn = figures.places([row for row in rows if row[1] == first])
+    about = f"Under {first}: means over pairs; the bands are Student's intervals."
+    yield Section("By size and place", words, (table,), drawn, about)
 
 
 def panels(found, workdir):
     """Pictures of the first seed of each cell, where its run folder is here."""
-    shown = [(run, Path(workdir, run.name, PICTURES)) for run, _ in found.runs if run.seed == found.plan.seeds[0]]
+    shown = [(run, Path(workdir, run.name, PICTURES)) for run, _ in found.runs if run.seed == run.cell.seeds[0]]
     shown = [(run.cell.name, path) for run, path in shown if path.is_file()]
     if shown:
         words = "Validation images, their labels, and what each cell's first seed says of them under the first test."

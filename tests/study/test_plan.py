@@ -63,6 +63,22 @@ def test_runs_go_cell_by_cell_with_every_seed():
     assert [run.config.seed for run in plan.runs] == [3, 1, 3, 1]
 
 
+def test_a_grid_may_have_seeds_of_its_own():
+    both = {"network": ("PSPNet",), "crop": ALL}
+    plan = read_plan(a_study(grids=(both, {"network": ("PSPNet",), "seeds": range(3, 5)}), seeds=(0, 3)))
+    assert {cell.name: cell.seeds for cell in plan.cells} == {"PSPNet,base": (0, 3, 4), "PSPNet,crop=49": (0, 3)}
+    assert [run.seed for run in plan.runs] == [0, 3, 4, 0, 3]
+
+
+def test_a_cell_has_the_seeds_of_all_its_names():
+    study = a_study(
+        grids=({"network": ("PSPNet",)}, {"network": ("PSPNet",), "rate": ("linear",), "seeds": (7,)}), seeds=(0,)
+    )
+    study.networks["PSPNet"].optim.lr = 0.04
+    (cell,) = read_plan(study).cells
+    assert (cell.seeds, list(cell.aliases)) == ((0, 7), ["PSPNet,rate=linear"])
+
+
 def test_a_fraction_is_balanced():
     study = a_study()
     fields = dict(
@@ -130,6 +146,8 @@ def test_a_factor_that_comes_later_leaves_the_names():
         (dict(networks={}), "networks is empty"),
         (dict(seeds=()), r"seeds = \(\) must be different whole numbers"),
         (dict(seeds=(1, 1)), "seeds = .* must be different"),
+        (dict(grids=({}, {"seeds": (1, 1)})), r"grids\[1\]: seeds = \(1, 1\) must be different"),
+        (dict(grids=({"seeds": 5},)), r"grids\[0\]: seeds = 5 must be different whole numbers"),
         (dict(grids=()), "grids is empty"),
         (
             dict(grids=({"crops": ALL},)),

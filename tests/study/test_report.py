@@ -143,6 +143,47 @@ def test_one_seed_has_no_interval(tmp_path):
     assert Found(plan, results).lacking()
 
 
+def test_cells_with_more_seeds_keep_them(tmp_path):
+    """A pair of cells has the seeds of both, whatever other pairs have."""
+    study = small_study()
+    study.grids = (
+        {"network": ("PSPNet",), "crop": ALL, "seeds": range(5)},
+        {"network": ("PSPNet",), "crop": ALL, "batch": ("2",), "seeds": (1, 2)},
+    )
+    plan, results = read_plan(study), Results(tmp_path / "results")
+    make_results(plan, results, share, skip=("PSPNet,base/seed_3", "PSPNet,batch=2/seed_1", "PSPNet,batch=2/seed_2"))
+    write_report(plan, results, tmp_path)
+    said = (tmp_path / "table.md").read_text()
+    assert "* runs: 11 of 14, 2 to 5 seeds a cell" in said
+    assert [tuple(row.values()) for row in rows(tmp_path, "missing")] == [
+        ("PSPNet,base", "seed 3", "everything"),
+        ("PSPNet,batch=2", "all", "everything"),
+    ]
+    seeds = {(row["crop"], row["batch"]): row["seeds"] for row in rows(tmp_path, "every_cell_and_test")}
+    assert seeds == {("33", "4"): "4", ("49", "4"): "5", ("49", "2"): "2"}
+    each = {(row["factor"], row["where"]): row["seeds"] for row in rows(tmp_path, "effects_by_context")}
+    assert each == {("crop", "base"): "4", ("batch", "crop=49"): "2"}
+
+
+def test_only_factors_that_do_not_vary_are_at_one_level(tmp_path, made):
+    folder, _, _ = made
+    assert "* at one level in all: no factor" in (folder / "table.md").read_text()
+    plan, results = small_plan(), Results(tmp_path / "results")
+    make_results(plan, results, share, skip=[run.name for run in plan.runs if "batch" in run.name])
+    write_report(plan, results, tmp_path)
+    assert "* at one level in all: batch 4" in (tmp_path / "table.md").read_text()
+
+
+def test_size_and_place_are_of_the_first_test_with_bands(made):
+    folder, _, _ = made
+    page = (folder / "report.html").read_text()
+    place = page[page.index(">By size and place</h2>") :]
+    place = place[: place.index("</section>") if "</section>" in place else place.index("<h2")]
+    assert "Under whole: means over pairs; the bands are Student" in place
+    assert place.count("FillBetween") == 2 * len(GAIN)
+    assert {row["test"] for row in rows(folder, "places")} == {"whole", "slide", "pools"}
+
+
 def test_crops_are_compared_at_equal_pixels(tmp_path):
     """The small crop with its own steps is also the small crop with as many pixels: one run, in two comparisons."""
     study = small_study()

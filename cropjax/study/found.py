@@ -68,14 +68,13 @@ class Found:
 
     def lacking(self):
         """[(cell, seeds, what they lack)], one for each reason."""
-        seeds = {cell.name: list(cell.seeds) for cell in self.plan.cells}
         cells = {}
         for run, (tests, why) in self._missing.items():
             what = why or ("everything" if tests is None else f"of tests {', '.join(tests)}")
-            cells.setdefault((run.cell.name, what), []).append(run.seed)
+            cells.setdefault((run.cell, what), []).append(run.seed)
         return [
-            (name, "all" if own == seeds[name] else f"seed {', '.join(map(str, own))}", what)
-            for (name, what), own in cells.items()
+            (cell.name, "all" if seeds == list(cell.seeds) else f"seed {', '.join(map(str, seeds))}", what)
+            for (cell, what), seeds in cells.items()
         ]
 
     def main_effects(self):

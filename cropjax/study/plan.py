@@ -166,11 +166,11 @@ def _combinations(grids, factors, seeds):
         grid, at = dict(grid), f"grids[{number}]"
         own = _seeds(grid.pop("seeds"), f"{at}: ") if "seeds" in grid else seeds
         for levels in _grid(grid, factors, at):
-            _, earlier = found.get(tuple(levels.items()), (levels, ()))
-            found[tuple(levels.items())] = levels, _united(earlier, own)
+            levels = tuple(levels.items())
+            found[levels] = _united(found.get(levels, ()), own)
     if not found:
         raise UserError("grids is empty: name what is to be run, as ({'network': ALL, 'crop': ALL},)")
-    return found.values()
+    return [(dict(levels), own) for levels, own in found.items()]
 
 
 def _united(*several):

@@ -57,8 +57,10 @@ def write_report(plan, results, workdir):
 
 
 def _seeds(plan):
-    counts = sorted({len(cell.seeds) for cell in plan.cells})
-    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds a cell"
+    """How many a cell has, as text."""
+    counts = [len(cell.seeds) for cell in plan.cells]
+    few, many = min(counts), max(counts)
+    return f"{many if few == many else f'{few} to {many}'} seeds a cell"
 
 
 def _machine(result):

@@ -200,17 +200,9 @@ def by_class(found):
         return
     factor, low, high = found.plan.contrast
     classes = list(next(iter(found.runs[0][1]["tests"].values()))["iou"])
-    scores = {name: found.values(lambda one, name=name: one["iou"][name]) for name in classes}
-    rows = []
-    for network in found.plan.factors[NETWORK]:
-        for test in found.plan.tests:
-            for name, values in scores.items():
-                values = found.of(values, network=network, test=test)
-                one = estimate(differences(values, found.cells, factor, low, high))
-                if one:
-                    rows.append((network, test, name, *_sure(one), *_counts(one)))
+    scores = {(name,): found.values(lambda one, name=name: one["iou"][name]) for name in classes}
     words = f"IoU of each class at {factor} {high} less that at {low}, in points, over all other factors."
-    table = Table("classes", (NETWORK, TEST, "class", "difference", *COUNTED), tuple(rows))
+    table = Table("classes", (NETWORK, TEST, "class", "difference", *COUNTED), tuple(_contrasts(found, scores)))
     yield Section("Class by class", words, (table,))
 
 
@@ -225,23 +217,25 @@ def by_place(found):
         for kind, what in kinds.items()
         for start in _starts(found, kind)
     }
-    rows = []
-    for network in found.plan.factors[NETWORK]:
-        for test in found.plan.tests:
-            for about, values in shares.items():
-                values = found.of(values, network=network, test=test)
-                one = estimate(differences(values, found.cells, factor, low, high))
-                if one:
-                    rows.append((network, test, *about, *_sure(one), *_counts(one)))
+    rows = tuple(_contrasts(found, shares))
     words = (
         f"Share of right pixels at {factor} {high} less that at {low}, in points: in the label's connected segments by "
         f"their size, and by the distance to the image border. A row holds what is `from` or more."
     )
-    table = Table("places", (NETWORK, TEST, "by", "from", "difference", *COUNTED), tuple(rows))
+    table = Table("places", (NETWORK, TEST, "by", "from", "difference", *COUNTED), rows)
     first = next(iter(found.plan.tests))
     drawn = figures.places([row for row in rows if row[1] == first])
     about = f"Under {first}: means over pairs; the bands are Student's intervals."
     yield Section("By size and place", words, (table,), drawn, about)
+
+
+def _contrasts(found, scores):
+    """Rows of the contrast in each of `scores`, {(what it is of, ...): values}, network by network and test by test."""
+    for network, test in itertools.product(found.plan.factors[NETWORK], found.plan.tests):
+        for about, values in scores.items():
+            values = found.of(values, network=network, test=test)
+            if one := estimate(differences(values, found.cells, *found.plan.contrast)):
+                yield network, test, *about, *_sure(one), *_counts(one)
 
 
 def panels(found, workdir):

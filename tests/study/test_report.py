@@ -177,8 +177,7 @@ def test_only_factors_that_do_not_vary_are_at_one_level(tmp_path, made):
 def test_size_and_place_are_of_the_first_test_with_bands(made):
     folder, _, _ = made
     page = (folder / "report.html").read_text()
-    place = page[page.index(">By size and place</h2>") :]
-    place = place[: place.index("</section>") if "</section>" in place else place.index("<h2")]
+    place = page.split(">By size and place</h2>")[1].split("<h2")[0]
     assert "Under whole: means over pairs; the bands are Student" in place
     assert place.count("FillBetween") == 2 * len(GAIN)
     assert {row["test"] for row in rows(folder, "places")} == {"whole", "slide", "pools"}

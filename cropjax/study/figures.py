@@ -37,26 +37,27 @@ def differences(found, factor, low, high):
     return draw(1, 1, paint, height=0.9 + 0.32 * len(rows))
 
 
-def effects(rows):
-    """A line for each row of the table of effects: mean and Student's interval, one colour a network."""
-    if not rows:
+def effects(lines):
+    """A dot and Student's interval for each of `lines`, (network, name, effect, t low, t high); a colour a network."""
+    if not lines:
         return ""
-    networks = list(dict.fromkeys(row[0] for row in rows))
-    means = np.array([row[5] for row in rows])
+    networks = list(dict.fromkeys(network for network, *_ in lines))
+    reach = 2.5 * max(1e-3, *(abs(mean) for _, _, mean, _, _ in lines))  # beyond it intervals run out of the figure
+    ends = [end for line in lines for end in line[2:] if np.isfinite(end)]
 
     def paint(axes):
-        ax, reach = axes[0, 0], 2.5 * max(np.abs(means).max(), 1e-3)
-        for y, row in enumerate(rows):
-            colour = COLOURS[networks.index(row[0]) % len(COLOURS)]
-            ax.plot(row[5], y, "o", color=colour, markersize=5)
-            if np.isfinite(row[6:8]).all():
-                ax.plot(row[6:8], [y, y], color=colour, lw=1.5)
+        ax = axes[0, 0]
+        for y, (network, _, mean, *interval) in enumerate(lines):
+            colour = COLOURS[networks.index(network) % len(COLOURS)]
+            ax.plot(mean, y, "o", color=colour, markersize=5)
+            if np.isfinite(interval).all():
+                ax.plot(interval, [y, y], color=colour, lw=1.5)
         ax.axvline(0, color="#888888", lw=0.8)
-        names = [f"{network}, {factor} {low} to {high}" for network, _, factor, low, high, *_ in rows]
-        ax.set_yticks(range(len(rows)), names, fontsize=8)
-        ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-reach, reach), xlabel="points of mIoU")
+        ax.set_yticks(range(len(lines)), [f"{network}, {name}" for network, name, *_ in lines], fontsize=8)
+        limits = max(-reach, min(0, *ends) - 0.05 * reach), min(reach, max(0, *ends) + 0.05 * reach)
+        ax.set(ylim=(len(lines) - 0.4, -0.6), xlim=limits, xlabel="points of mIoU")
 
-    return draw(1, 1, paint, height=0.9 + 0.24 * len(rows))
+    return draw(1, 1, paint, height=0.9 + 0.24 * len(lines))
 
 
 def matrix(found, tests):

@@ -136,14 +136,18 @@ def effects(found, worth):
         )
         tables.append(Table("effects_by_context", by_context, tuple(single)))
     first = next(iter(found.plan.tests))
-    drawn = figures.effects([row for row in rows if row[1] in ("", first)])
-    return Section(
-        "What each factor is worth",
-        words,
-        tuple(tables),
-        drawn,
-        f"Under {first}, and of the tests: Student's intervals.",
-    )
+    shown = [row for row in rows if first in (row[1], row[3])]
+    drawn = figures.effects([line for row in shown for line in _lines(row, single)])
+    about = f"Under {first}, each context by itself; of the other tests, over all contexts. Student's intervals."
+    return Section("What each factor is worth", words, tuple(tables), drawn, about)
+
+
+def _lines(row, single):
+    """What the figure shows of a row of the effects: its contexts, of the table `single`; the row, if it has none."""
+    network, _, factor, low, high, *sure = row
+    contexts = [one[5:9] for one in single if one[:5] == row[:5]]
+    for where, *values in contexts or [("base", *sure[:3])]:
+        yield network, f"{factor} {low} to {high}{'' if where == 'base' else f', {where}'}", *values
 
 
 def _by_context(found, scores, factors):

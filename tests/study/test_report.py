@@ -65,6 +65,19 @@ def test_effects_are_those_that_were_put_in(made):
     assert float(found["PSPNet", "", "test", "whole", "slide"]["effect"]) == 0
 
 
+def test_the_figure_of_effects_has_every_context_of_the_first_test(made):
+    """A crop worth 8 points at one batch and nothing at another is drawn as both, not as 4."""
+    folder, _, _ = made
+    drawn = (folder / "figures" / "what_each_factor_is_worth.svg").read_text()
+    contexts = [row for row in rows(folder, "effects_by_context") if row["test"] == "whole"]
+    assert {row["where"] for row in contexts} > {"base"}
+    tests = [row for row in rows(folder, "effects") if row["factor"] == "test"]
+    for row in contexts + tests:
+        where = "" if row.get("where", "base") == "base" else f", {row['where']}"
+        line = f">{row['network']}, {row['factor']} {row['from']} to {row['to']}{where}<"
+        assert drawn.count(line) == (row["factor"] != "test" or row["from"] == "whole")
+
+
 def test_sentences_say_what_tables_say(made):
     """Of the first test, and of the tests, all effects; of the other tests those that are sure."""
     folder, _, _ = made

@@ -1,10 +1,11 @@
 """The study's own geometry on drawn scenes of Cityscapes' size: what images of CamVid's are too small for.
 
-    python -m cropjax.study --config configs/studies/streets.py --workdir runs/streets_study
+    python -m cropjax.study --config configs/studies/streets.py --workdir runs/streets
 
 Scenes of 1024x2048, crops of 512 and 769, output stride 8, rates of 12-24-36 and scales of 1-2-3-6, so that maps, taps,
 pooling cells and the share of padded crops are those of the study; networks of width 16, as two CPU cores can train
-them. What drawn scenes say about photographs is little: it is the geometry that is real.
+them: half an hour a run and core. What drawn scenes say about photographs is little: it is the geometry that is real.
+They begin with the weights of `backbones/streets.py` beside this file, which are kept with the results.
 """
 
 from cropjax.config import defaults
@@ -21,9 +22,10 @@ def network(name):
     config.data.source = "streets"
     config.data.streets.update(size=(1024, 2048), train_count=60, eval_count=10)
     config.data.in_memory = True
-    config.optim.update(lr=0.05, min_lr=1e-4, warmup_steps=50)
-    config.train.update(steps=500, batch_size=2, log_every=20, checkpoint_every=100)
-    config.eval.update(every=250, batch_size=1)
+    config.init_from = "docs/results/streets/backbone.safetensors"
+    config.optim.update(lr=0.02, min_lr=1e-4, warmup_steps=50)
+    config.train.update(steps=300, batch_size=2, log_every=20, checkpoint_every=100)
+    config.eval.update(every=150, batch_size=1)
     return config
 
 
@@ -48,6 +50,8 @@ def get_config():
         "slide 512": slide(512),
         "slide 769": slide(769),
         "pools of 512": dict(eval=dict(pool_window=(512, 512))),
+        "pools of 769": dict(eval=dict(pool_window=(769, 769))),
+        "norms anew": dict(eval=dict(norm_images=20)),
     }
     study.contrast = ("crop", "512", "769")
     return study

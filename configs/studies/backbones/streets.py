@@ -4,7 +4,7 @@
     python -m cropjax.convert --config configs/studies/backbones/streets.py --workdir runs/streets_backbone \\
         --checkpoint latest --out docs/results/streets/backbone.safetensors
 
-It stands for the ImageNet weights of the study: of the 1000 crops that a run of 500 steps sees, a network that begins
+It stands for the ImageNet weights of the study: of the 600 crops that a run of 300 steps sees, a network that begins
 with nothing learns too little to be compared. Scenes of another size and seed than the study's, at many scales, so that
 it knows neither its images nor its crops; PSPNet's head with one pool and no norm behind it, of which nothing is kept.
 Hardware: two CPU cores, half an hour.

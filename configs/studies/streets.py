@@ -11,6 +11,8 @@ They begin with the weights of `backbones/streets.py` beside this file, which ar
 from cropjax.config import defaults
 from cropjax.study.plan import ALL, new_study
 
+STEPS = 300
+
 
 def network(name):
     config = defaults(name)
@@ -24,9 +26,15 @@ def network(name):
     config.data.in_memory = True
     config.init_from = "docs/results/streets/backbone.safetensors"
     config.optim.update(lr=0.02, min_lr=1e-4, warmup_steps=50)
-    config.train.update(steps=300, batch_size=2, log_every=20, checkpoint_every=100)
+    config.train.update(steps=STEPS, batch_size=2, log_every=20, checkpoint_every=100)
     config.eval.update(every=150, batch_size=1)
     return config
+
+
+def as_many_pixels(config):
+    """As many pixels as STEPS steps of 769x769 have."""
+    rows, columns = config.data.crop_size
+    return dict(train=dict(steps=round(STEPS * 769**2 / (rows * columns))))
 
 
 def crop(side):
@@ -42,9 +50,10 @@ def get_config():
     study.networks = {"PSPNet": network("pspnet"), "DeepLabV3+": network("deeplabv3plus")}
     study.factors = {
         "crop": {"512": crop(512), "769": crop(769)},
+        "seen": {"steps": {}, "pixels": as_many_pixels},
         "batch": {"2": {}, "4": dict(train=dict(batch_size=4))},
     }
-    study.grids = ({"crop": ALL}, {"crop": ALL, "batch": ("4",)})
+    study.grids = ({"crop": ALL}, {"crop": ALL, "seen": ("pixels",)}, {"crop": ALL, "batch": ("4",)})
     study.tests = {
         "whole": {},
         "slide 512": slide(512),

@@ -10,14 +10,14 @@ import pytest
 from cropjax.pages.page import shown
 from cropjax.study.plan import read_plan
 from cropjax.study.report import write_report
-from cropjax.study.results import Results
+from cropjax.study.results import Results, checksum
 
 ROOT = Path(__file__).parents[2]
 KEPT = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/runs"))
 
 
 def test_there_are_results():
-    assert [folder.name for folder in KEPT] == ["camvid"]
+    assert [folder.name for folder in KEPT] == ["camvid", "streets"]
 
 
 @pytest.fixture(scope="module", params=KEPT, ids=lambda folder: folder.name)
@@ -34,6 +34,14 @@ def test_every_file_is_of_a_run_of_the_study(kept):
     folder, plan, results, _ = kept
     there = {str(path.relative_to(results.folder)) for path in results.folder.rglob("*.json")}
     assert there == {f"{run.name}.json" for run in plan.runs if results.get(run)}
+
+
+def test_weights_kept_with_the_results_are_those_that_runs_began_with(kept):
+    """So that a study that goes on elsewhere goes on as the same study."""
+    folder, plan, results, _ = kept
+    began = {result["weights"] for run in plan.runs if (result := results.get(run))} - {""}
+    assert len(began) == 1
+    assert began >= {checksum(path) for path in folder.glob("*.safetensors")}
 
 
 def test_tables_are_those_of_the_results(kept):

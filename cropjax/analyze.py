@@ -10,8 +10,6 @@ Images are those of `data`'s evaluation split, resized to --test_size; --config.
 import dataclasses
 import importlib
 import os
-import shlex
-import sys
 import time
 from pathlib import Path
 
@@ -64,8 +62,8 @@ def analyze(config, workdir):
     from cropjax.instruments.kept import Kept, identity
     from cropjax.pages import page
     from cropjax.progress import Progress
+    from cropjax.provenance import command, commit
     from cropjax.validation import validate
-    from cropjax.workdir import commit
 
     if other:
         validate(other)
@@ -99,7 +97,7 @@ def analyze(config, workdir):
         f"{subject.budget.images} image{'s' * (subject.budget.images > 1)}, {subject.budget.batches} batches",
         "code": commit() or "no checkout",
         "made": time.strftime("%Y-%m-%d %H:%M"),
-        "command": shlex.join(["python", "-m", "cropjax.analyze", *sys.argv[1:]]),
+        "command": command(),
     }
     page.write(out, f"What the crop does inside {subject.name}", facts, [one for one in sections if one])
     print(f"{out / 'report.html'}: {len(every)} measurements, {time.monotonic() - began:.0f} s")

@@ -13,7 +13,6 @@ is there already is never overwritten.
 import json
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from cropjax.mmseg.mapping import map_config
 from cropjax.mmseg.reading import read_config
 from cropjax.mmseg.writing import report, write_config
 from cropjax.names import PARTS, from_upstream, to_upstream, upstream_name
+from cropjax.provenance import command
 from cropjax.restore import restore_run
 from cropjax.sharding import make_mesh
 from cropjax.step import split_model, weights_of
@@ -233,7 +233,7 @@ def convert(config, workdir, *, out, weights=None, checkpoint="best"):
     state_dict = published(config, weights) if weights else trained(config, workdir, checkpoint)
     if config.model.head.get("style") == "huggingface":
         state_dict = huggingface.to_hub(state_dict)
-    write_safetensors(out, state_dict, {"config": json.dumps(config.to_dict()), "command": shlex.join(sys.argv)})
+    write_safetensors(out, state_dict, {"config": json.dumps(config.to_dict()), "command": command()})
     print(f"{out}: {len(state_dict)} tensors of {', '.join(parts_of(state_dict))}")
 
 

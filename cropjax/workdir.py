@@ -14,12 +14,8 @@ import errno
 import fcntl
 import json
 import os
-import platform
 import socket
-import subprocess
-import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -29,6 +25,7 @@ from ml_collections import ConfigDict
 from cropjax.config import LABELS, defaults, set_optimizer
 from cropjax.distributed import agree
 from cropjax.errors import UserError
+from cropjax.provenance import provenance
 
 # What a resumed run may change, a field or a group of fields: nothing here alters the state after a given step, but for
 # train.steps, which the learning rate's schedule looks at and which one raises to train longer.
@@ -75,7 +72,7 @@ def prepare(workdir: str | Path, config: ConfigDict, *, started: bool = True) ->
             lock.enter_context(locked(workdir / "lock"))
             if new or not started:  # config.json comes last: where it is, the folder is complete
                 (workdir / "rollbacks.json").unlink(missing_ok=True)
-                _write_json(workdir / "provenance.json", _provenance())
+                _write_json(workdir / "provenance.json", provenance())
             _write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
         failure = UserError(f"{workdir} cannot be used as run folder ({error.strerror}): choose another --workdir")
@@ -257,29 +254,6 @@ def _with_tuples(value):
     if isinstance(value, list | tuple):
         return tuple(_with_tuples(item) for item in value)
     return value
-
-
-def _provenance():
-    devices = jax.devices()
-    return {
-        "command": [sys.executable, *sys.argv],
-        "commit": commit(),
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in ("jax", "flax", "numpy")},
-        "devices": {"kind": devices[0].device_kind, "count": len(devices)},
-    }
-
-
-def commit() -> str | None:
-    """The commit of the code that runs, `-dirty` if it was edited; None outside a checkout of ours or without git."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():  # git would go up to a repository that happens to be around us
-        return None
-    command = ["git", "-C", root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def _write_json(path: Path, values: dict) -> None:

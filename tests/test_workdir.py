@@ -38,7 +38,7 @@ def test_first_run_records_config_and_provenance(tmp_path):
     assert provenance["versions"]["jax"] == jax.__version__
     assert provenance["versions"]["numpy"] == np.__version__
     assert provenance["devices"] == {"kind": jax.devices()[0].device_kind, "count": jax.device_count()}
-    assert provenance["command"]
+    assert provenance["command"].startswith("python ")
 
 
 def test_config_survives_the_round_trip_with_its_tuples(tmp_path):
@@ -70,7 +70,7 @@ def test_a_run_that_never_saved_is_begun_anew(tmp_path, monkeypatch):
     other = config(**{"optim.lr": 0.5})
     prepare(tmp_path, other, started=False)
     assert load_config(tmp_path) == other
-    assert json.loads((tmp_path / "provenance.json").read_text())["command"][1:] == ["another", "command"]
+    assert json.loads((tmp_path / "provenance.json").read_text())["command"].endswith(" command")
 
 
 def test_any_other_difference_is_named_and_changes_nothing(tmp_path):

@@ -4,8 +4,6 @@ import contextlib
 import datetime
 import os
 import platform
-import shlex
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import jax
 
 from cropjax.data.ahead import usable_cores
-from cropjax.workdir import commit
+from cropjax.provenance import command, commit
 
 TICKS = os.sysconf("SC_CLK_TCK")  # /proc counts in these
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
@@ -31,7 +29,7 @@ def describe():
         "versions": versions,
         "commit": commit(),  # ends in -dirty where the code was edited
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "cropjax.benchmark", *sys.argv[1:]]),
+        "command": command(),
     }
 
 

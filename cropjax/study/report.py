@@ -10,9 +10,10 @@ import time
 
 from cropjax.pages import page
 from cropjax.pages.section import hxw
+from cropjax.provenance import commit
 from cropjax.study import sections
 from cropjax.study.found import TEST, Found
-from cropjax.workdir import commit, write_text
+from cropjax.workdir import write_text
 
 
 def write_report(plan, results, workdir):

@@ -23,7 +23,8 @@ from cropjax.errors import UserError
 from cropjax.evaluate import conditions
 from cropjax.evaluation.report import ALL, report_of
 from cropjax.instruments.advice import differing
-from cropjax.workdir import commit, compared, fields_of, write_text
+from cropjax.provenance import commit
+from cropjax.workdir import compared, fields_of, write_text
 
 WRITTEN = ("cell", "seed", "fields", "provenance", "data", "weights", "trained", "tests")
 # Of no result: where the data are on a machine, and what the tests set for themselves.

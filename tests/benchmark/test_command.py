@@ -46,6 +46,7 @@ def test_a_run(tmp_path, config):
     assert lines[-1].startswith("100 % is a product of two 2048x2048 matrices of float32")
     report = json.loads(path.read_text())
     assert report["machine"]["versions"]["jax"]
+    assert report["machine"]["command"].startswith(f"python -m cropjax.benchmark --config {config} {suites} ")
     assert report["config"]["data"]["crop_size"] == [32, 32]
     assert report["rivals"] == {}
     assert report["rows"][0]["suite"] == "forward"
